@@ -1,10 +1,11 @@
-//! Names of images and overrides.
+//! Names of images and overrides, and the layers of a repository.
 //!
 //! A name becomes a directory name, a part of URLs and the name of an rsync module. It is checked
 //! once, so that no name can lead out of a directory or be taken for an option.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +13,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
 
-/// An image or an override: anything that has a name, a catalog and generations.
+/// Anything that has a head and a catalog in a repository.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
     Image(ImageName),
     Override(ImageName),
+    /// The file `cluster.txt`, which assigns image and overrides to each host.
+    Cluster,
 }
 
 /// Kind of a layer, as heads and catalogs name it.
@@ -25,12 +28,17 @@ pub enum Layer {
 pub enum LayerKind {
     Image,
     Override,
+    Cluster,
 }
 
 /// Directory of the overrides in a repository.
 pub const OVERRIDES: &str = "overrides";
+/// Directory of the published `cluster.txt` in a repository, and the name in its catalog.
+const CLUSTER: &str = "cluster";
 /// Other directories of a repository, and rsync modules of an image server.
-const RESERVED_NAMES: [&str; 5] = [OVERRIDES, "scripts", "boot", "torrents", "cluster"];
+const RESERVED_NAMES: [&str; 5] = [OVERRIDES, "scripts", "boot", "torrents", CLUSTER];
+
+static CLUSTER_NAME: LazyLock<ImageName> = LazyLock::new(|| ImageName(CLUSTER.to_owned()));
 
 /// Text that is not a valid image name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -51,6 +59,7 @@ impl Layer {
     pub fn name(&self) -> &ImageName {
         match self {
             Layer::Image(name) | Layer::Override(name) => name,
+            Layer::Cluster => &CLUSTER_NAME,
         }
     }
 
@@ -59,14 +68,25 @@ impl Layer {
         match self {
             Layer::Image(_) => LayerKind::Image,
             Layer::Override(_) => LayerKind::Override,
+            Layer::Cluster => LayerKind::Cluster,
         }
     }
 
-    /// The directory in the repository: `NAME` or `overrides/NAME`.
+    /// The directory in the repository: `NAME`, `overrides/NAME` or `cluster`.
     pub fn repository_path(&self) -> String {
         match self {
             Layer::Image(name) => name.to_string(),
             Layer::Override(name) => format!("{OVERRIDES}/{name}"),
+            Layer::Cluster => CLUSTER.to_owned(),
+        }
+    }
+
+    /// The option of `si_tardiff publish` that publishes it.
+    pub fn publish_option(&self) -> String {
+        match self {
+            Layer::Image(name) => format!("--image {name}"),
+            Layer::Override(name) => format!("--override {name}"),
+            Layer::Cluster => "--cluster FILE".to_owned(),
         }
     }
 
@@ -77,11 +97,12 @@ impl Layer {
 }
 
 impl LayerKind {
-    /// The layer of this kind and name.
-    pub fn layer(self, name: ImageName) -> Layer {
+    /// The layer of this kind and name; `None` for a cluster with another name.
+    pub fn layer(self, name: ImageName) -> Option<Layer> {
         match self {
-            LayerKind::Image => Layer::Image(name),
-            LayerKind::Override => Layer::Override(name),
+            LayerKind::Image => Some(Layer::Image(name)),
+            LayerKind::Override => Some(Layer::Override(name)),
+            LayerKind::Cluster => (name == *CLUSTER_NAME).then_some(Layer::Cluster),
         }
     }
 }
@@ -91,13 +112,18 @@ impl fmt::Display for LayerKind {
         f.write_str(match self {
             LayerKind::Image => "image",
             LayerKind::Override => "override",
+            LayerKind::Cluster => "cluster",
         })
     }
 }
 
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind(), self.name())
+        match self {
+            Layer::Image(name) => write!(f, "image {name}"),
+            Layer::Override(name) => write!(f, "override {name}"),
+            Layer::Cluster => f.write_str("cluster.txt"),
+        }
     }
 }
 
@@ -151,11 +177,20 @@ mod tests {
 
         assert_eq!(Layer::Image(name("node")).repository_path(), "node");
         assert_eq!(Layer::Override(name("node")).repository_path(), "overrides/node");
+        assert_eq!(Layer::Cluster.repository_path(), "cluster");
         for module in RESERVED_NAMES {
             assert!(
                 Layer::Image(name(module)).is_reserved()
                     && !Layer::Override(name(module)).is_reserved()
             );
         }
+    }
+
+    #[test]
+    fn cluster_has_one_name() {
+        let name = |text: &str| text.parse::<ImageName>().expect(text);
+
+        assert_eq!(LayerKind::Cluster.layer(Layer::Cluster.name().clone()), Some(Layer::Cluster));
+        assert_eq!(LayerKind::Cluster.layer(name("node")), None);
     }
 }

@@ -15,6 +15,11 @@ use systemimager::state::State;
 
 /// Every sample, with its SHA-256.
 const SAMPLES: &[(&str, &str)] = &[
+    (
+        "catalog/v2-cluster-head.toml",
+        "ecd68705196b00890dfd944c7d703f8452d706c15285f61616e64753bfd5b649",
+    ),
+    ("catalog/v2-cluster.toml", "c5acd1eaa3f4fba5930a8592f09f6b3a9dd93f361e5de330407d2d177267bd49"),
     ("catalog/v2-head.toml", "4e9c0a490dfac4f2d31d51128ad180c26ee6f651f4446df979f3ed1c5e085e5a"),
     ("catalog/v2.toml", "f5c4e32d170a633685ce828a95f8260cd81567a314213789fab4ebea3c64dea6"),
     (
@@ -111,6 +116,20 @@ fn head_and_catalog_2_round_trip() {
     assert_eq!((catalog.serial, catalog.publishes.len(), catalog.archives.len()), (2, 2, 2));
     assert_eq!(catalog.head().label.as_deref(), Some("second, with a label"));
     assert!(matches!(catalog.archives[1].kind, ArchiveKind::Diff { .. }));
+    assert_eq!(catalog.to_toml().expect("writes").as_bytes(), bytes);
+    assert_eq!(head.to_toml().expect("writes").as_bytes(), text);
+    assert_eq!((head.catalog, head.size), (Digest::of(&bytes), bytes.len() as u64));
+    assert!(head.check(&catalog).is_ok());
+}
+
+#[test]
+fn catalog_2_of_cluster_round_trips() {
+    let (text, bytes) = (sample("catalog/v2-cluster-head.toml"), sample("catalog/v2-cluster.toml"));
+    let head = Head::parse(&text, &Layer::Cluster).expect("reads");
+    let catalog = Catalog::parse(&bytes, &Layer::Cluster).expect("reads");
+
+    let file = catalog.cluster_file.as_ref().expect("a file");
+    assert_eq!((catalog.serial, catalog.revision, file.size), (2, 1, 44));
     assert_eq!(catalog.to_toml().expect("writes").as_bytes(), bytes);
     assert_eq!(head.to_toml().expect("writes").as_bytes(), text);
     assert_eq!((head.catalog, head.size), (Digest::of(&bytes), bytes.len() as u64));

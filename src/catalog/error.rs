@@ -2,7 +2,7 @@
 
 use super::FORMAT;
 use crate::catalog::RepoPath;
-use crate::image::Layer;
+use crate::image::{ImageName, Layer};
 use crate::printable::one_line;
 
 /// Bytes that are not a catalog that this program can use.
@@ -39,6 +39,10 @@ pub enum CatalogFault {
     LongSection { limit: usize },
     #[error("it names more than one content index")]
     TwoIndexes,
+    #[error("it describes neither generations alone nor one file of a cluster alone")]
+    ClusterFile,
+    #[error("the kind cluster has the name cluster, not {name}")]
+    ClusterName { name: ImageName },
     #[error("it lists no publish")]
     NoPublish,
     #[error("its serial is not the one of its last publish")]

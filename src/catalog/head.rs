@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::image::{ImageName, Layer, LayerKind};
 
-use super::{Catalog, CatalogError, CatalogFault, FORMAT, FileRef, MAX_CATALOG, RepoPath};
+use super::{
+    Catalog, CatalogError, CatalogFault, FORMAT, FileRef, MAX_CATALOG, RepoPath, read_layer,
+};
 
 /// Size of the largest head in bytes, with its signatures.
 pub const MAX_HEAD: u64 = 4 << 10;
@@ -108,7 +110,7 @@ impl Head {
         }
 
         let head: WrittenHead = toml::from_str(text).map_err(CatalogFault::from)?;
-        let found = head.kind.layer(head.name);
+        let found = read_layer(head.kind, head.name)?;
         if found != *layer {
             return Err(CatalogError::OtherLayer { wanted: layer.clone(), found });
         }

@@ -1,4 +1,4 @@
-//! The catalog: the file that lists the publishes, archives and content index of a layer.
+//! The catalog: the file that lists everything that is published of a layer.
 //!
 //! A node fetches the [`Head`] first, which names the catalog by its digest. The catalog has the
 //! size and digest of every other file, so nothing that a server sends afterwards has to be
@@ -35,7 +35,7 @@ const DIGITS_IN_NAME: usize = 32;
 /// Abilities of a reader that archives can require, and that this program has.
 const KNOWN_NEEDS: &[&str] = &[];
 
-/// The publishes and archives of one layer.
+/// The publishes and archives of an image or an override, or the file of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
     pub layer: Layer,
@@ -49,12 +49,14 @@ pub struct Catalog {
     pub previous: Option<Digest>,
     /// The content index of all archives.
     pub content: Option<IndexFile>,
-    /// Oldest first, never empty; the last one is the head.
+    /// Oldest first; the last one is the head. Empty only for a cluster.
     pub publishes: Vec<Publish>,
     /// The archives that this program can read.
     pub archives: Vec<Archive>,
     /// Archives that need abilities which this program lacks; they count as absent.
     pub unreadable: Vec<Archive>,
+    /// The published `cluster.txt`; only a cluster has it, and nothing else.
+    pub cluster_file: Option<FileRef>,
 }
 
 /// A serial with the generation that it lists.
@@ -151,9 +153,11 @@ struct WrittenCatalog {
     identity: WrittenIdentity,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<WrittenIndex>,
-    #[serde(rename = "publish")]
+    #[serde(rename = "file", skip_serializing_if = "Option::is_none")]
+    cluster_file: Option<FileRef>,
+    #[serde(rename = "publish", skip_serializing_if = "Vec::is_empty")]
     publishes: Vec<Publish>,
-    #[serde(rename = "archive")]
+    #[serde(rename = "archive", skip_serializing_if = "Vec::is_empty")]
     archives: Vec<WrittenArchive>,
 }
 
@@ -184,6 +188,12 @@ struct WrittenIndex {
     size: u64,
     sha256: Digest,
     first_frame: FirstFrame,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenFile {
+    file: FileRef,
 }
 
 #[derive(Deserialize)]
@@ -232,7 +242,7 @@ impl Catalog {
         }
 
         let identity: WrittenIdentity = first.parse()?;
-        let found = identity.kind.layer(identity.name);
+        let found = read_layer(identity.kind, identity.name)?;
         if found != *layer {
             return Err(CatalogError::OtherLayer { wanted: layer.clone(), found });
         }
@@ -246,6 +256,7 @@ impl Catalog {
             publishes: Vec::new(),
             archives: Vec::new(),
             unreadable: Vec::new(),
+            cluster_file: None,
         };
         for section in sections {
             catalog.add_section(section)?;
@@ -262,6 +273,12 @@ impl Catalog {
                 let WrittenContent { content } = section.parse()?;
                 if self.content.replace(content.into()).is_some() {
                     return Err(CatalogFault::TwoIndexes);
+                }
+            }
+            SectionKind::File => {
+                let WrittenFile { file } = section.parse()?;
+                if self.cluster_file.replace(file).is_some() {
+                    return Err(CatalogFault::ClusterFile);
                 }
             }
             SectionKind::Publish => {
@@ -296,15 +313,17 @@ impl Catalog {
                 previous: self.previous,
             },
             content: self.content.as_ref().map(WrittenIndex::from),
+            cluster_file: self.cluster_file.clone(),
             publishes: self.publishes.clone(),
             archives: self.all_archives().map(WrittenArchive::from).collect(),
         };
         Ok(toml::to_string(&written).map_err(CatalogFault::from)?)
     }
 
-    /// The last publish.
+    /// The last publish of an image or an override.
     pub fn head(&self) -> &Publish {
-        // Each catalog has passed `check`, which refuses one without a publish.
+        // Each such catalog has passed `check`, which refuses one without a publish. That of a
+        // cluster has other readers.
         &self.publishes[self.publishes.len() - 1]
     }
 
@@ -328,6 +347,7 @@ impl Catalog {
             .chain(archives)
             .chain(torrents)
             .chain(self.content.iter().map(|index| index.file.clone()))
+            .chain(self.cluster_file.clone())
     }
 
     /// Serial and revision.
@@ -336,6 +356,36 @@ impl Catalog {
     }
 
     fn check(&self) -> Result<(), CatalogFault> {
+        match self.layer {
+            Layer::Image(_) | Layer::Override(_) => self.check_generations()?,
+            Layer::Cluster => self.check_cluster()?,
+        }
+
+        for file in self.files() {
+            if file.size > MAX_FILE {
+                return Err(CatalogFault::FileTooLarge);
+            }
+            if !file.is_named_by_digest() {
+                return Err(CatalogFault::NameWithoutDigest { file: file.file });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_cluster(&self) -> Result<(), CatalogFault> {
+        let has_generations = !self.publishes.is_empty()
+            || self.all_archives().next().is_some()
+            || self.content.is_some();
+        if has_generations || self.cluster_file.is_none() {
+            return Err(CatalogFault::ClusterFile);
+        }
+        Ok(())
+    }
+
+    fn check_generations(&self) -> Result<(), CatalogFault> {
+        if self.cluster_file.is_some() {
+            return Err(CatalogFault::ClusterFile);
+        }
         let head = self.publishes.last().ok_or(CatalogFault::NoPublish)?;
         if head.serial != self.serial {
             return Err(CatalogFault::OtherSerial);
@@ -357,17 +407,13 @@ impl Catalog {
         if self.content.iter().any(|index| index.first_frame.length > index.file.size) {
             return Err(CatalogFault::FrameTooLong);
         }
-
-        for file in self.files() {
-            if file.size > MAX_FILE {
-                return Err(CatalogFault::FileTooLarge);
-            }
-            if !file.is_named_by_digest() {
-                return Err(CatalogFault::NameWithoutDigest { file: file.file });
-            }
-        }
         Ok(())
     }
+}
+
+/// The layer that a head or a catalog names.
+fn read_layer(kind: LayerKind, name: ImageName) -> Result<Layer, CatalogFault> {
+    kind.layer(name.clone()).ok_or(CatalogFault::ClusterName { name })
 }
 
 impl FileRef {

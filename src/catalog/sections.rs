@@ -10,8 +10,9 @@ use super::CatalogFault;
 /// Longest section in bytes; it has room for a long label.
 const MAX_SECTION: usize = 64 << 10;
 /// Lines that begin a section.
-const HEADERS: [(&str, SectionKind); 4] = [
+const HEADERS: [(&str, SectionKind); 5] = [
     ("[content]", SectionKind::Content),
+    ("[file]", SectionKind::File),
     ("[[publish]]", SectionKind::Publish),
     ("[[archive]]", SectionKind::Archive),
     ("[optional]", SectionKind::Optional),
@@ -23,6 +24,8 @@ pub(super) enum SectionKind {
     /// Keys before the first table.
     Identity,
     Content,
+    /// The file of a cluster.
+    File,
     Publish,
     Archive,
     /// Keys of later programs that this one may ignore; nothing follows.

@@ -48,6 +48,7 @@ fn sample() -> Catalog {
             }),
         }],
         unreadable: Vec::new(),
+        cluster_file: None,
     }
 }
 
@@ -217,4 +218,60 @@ fn contradiction_refused() {
         assert!(text.contains(from), "{from} in {text}");
         assert!(parse(&text.replacen(from, to, 1)).is_err(), "{to}");
     }
+}
+
+/// The catalog of a published `cluster.txt`.
+fn cluster() -> Catalog {
+    Catalog {
+        layer: Layer::Cluster,
+        content: None,
+        publishes: Vec::new(),
+        archives: Vec::new(),
+        cluster_file: Some(file("files", 1)),
+        ..sample()
+    }
+}
+
+#[test]
+fn cluster_has_one_file_and_no_generations() {
+    let parse = |text: &str| Catalog::parse(text.as_bytes(), &Layer::Cluster);
+    let text = cluster().to_toml().expect("writes");
+    assert_eq!(parse(&text).expect("reads"), cluster());
+
+    for (from, to) in [
+        ("kind = \"cluster\"", "kind = \"image\""),
+        ("name = \"cluster\"", "name = \"node\""),
+        ("[file]", "[wonder]"),
+        ("size = 100", "size = 100\nwonder = 1"),
+        ("files/a-01", "files/a-02"),
+    ] {
+        assert!(text.contains(from), "{from} in {text}");
+        assert!(parse(&text.replacen(from, to, 1)).is_err(), "{to}");
+    }
+    let file = &text[text.find("[file]").expect("a file")..];
+    assert!(parse(&format!("{text}{file}")).is_err());
+
+    let with_generations = Catalog { cluster_file: cluster().cluster_file, ..sample() };
+    for layer in [layer(), Layer::Cluster] {
+        let mixed = Catalog { layer: layer.clone(), ..with_generations.clone() };
+        let text = mixed.to_toml().expect("writes");
+        let error = Catalog::parse(text.as_bytes(), &layer).expect_err("both");
+        assert!(matches!(error, CatalogError::Invalid(CatalogFault::ClusterFile)), "{error}");
+    }
+}
+
+#[test]
+fn cluster_and_image_of_that_name_are_distinct() {
+    let image = Layer::Image("cluster".parse().expect("a name"));
+    let text = cluster().to_toml().expect("writes");
+    assert!(matches!(
+        Catalog::parse(text.as_bytes(), &image),
+        Err(CatalogError::OtherLayer { .. })
+    ));
+
+    let text = sample().to_toml().expect("writes");
+    assert!(matches!(
+        Catalog::parse(text.as_bytes(), &Layer::Cluster),
+        Err(CatalogError::OtherLayer { .. })
+    ));
 }

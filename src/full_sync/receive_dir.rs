@@ -71,6 +71,7 @@ impl ReceiveDir {
         let name = match layer {
             Layer::Image(name) => fixed_path(&format!("{prefix}image-{name}")),
             Layer::Override(name) => fixed_path(&format!("{prefix}override-{name}")),
+            Layer::Cluster => fixed_path(&format!("{prefix}cluster")),
         };
         self.directory.remove_tree(&name)?;
         self.directory.create_dir(&name)?;

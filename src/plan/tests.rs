@@ -43,6 +43,7 @@ fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catal
         issued: jiff::Timestamp::UNIX_EPOCH,
         previous: None,
         unreadable: Vec::new(),
+        cluster_file: None,
         content: None,
         publishes: (1..=generations).map(publish).collect(),
         archives: diffs.iter().map(diff).chain(full).collect(),

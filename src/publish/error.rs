@@ -4,6 +4,7 @@ use std::io;
 
 use crate::catalog::{CatalogError, RepoPath};
 use crate::diff_archive::{ArchiveError, WriteError};
+use crate::host::BadFile;
 use crate::image::Layer;
 use crate::manifest::ManifestError;
 use crate::scan::ScanError;
@@ -78,7 +79,7 @@ pub enum PublishError {
     /// The directory was written by a program before format 2.
     #[error(
         "{directory} has repository format 1, which this program cannot read: move it away, and \
-         publish it again with 'si_tardiff publish --{} {}'", .layer.kind(), .layer.name()
+         publish it again with 'si_tardiff publish {}'", .layer.publish_option()
     )]
     OldFormat {
         /// Directory of the layer.
@@ -135,6 +136,9 @@ pub enum PublishError {
     /// The image cannot be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// No node could read the file for a cluster.
+    #[error("cannot publish {0}")]
+    ClusterFile(#[from] BadFile),
     /// The head would have a file that no archive can produce.
     #[error("cannot publish: no archive of the repository yields the content of {path}")]
     Unreachable {

@@ -17,7 +17,6 @@ use rustix::fs::FlockOperation;
 
 use crate::catalog::{Catalog, CatalogFault, FileRef, HEAD_FILE, Head, MAX_HEAD, RepoPath};
 use crate::digest::Digest;
-use crate::publish::store::DIRECTORIES;
 use crate::publish::{PublishError, Published, RepositoryMode, Signing, Store};
 
 /// The directory of files that are not published yet.
@@ -56,7 +55,7 @@ impl LockedStore {
 
         let present = RepositoryMode::from_head(&store.dir.join(HEAD_FILE));
         let mode = setting.or(present).unwrap_or_default();
-        for part in DIRECTORIES {
+        for part in store.directories() {
             let dir = store.dir.join(part);
             create_dir(&dir, mode).map_err(|e| PublishError::file("create", &dir, e))?;
             if setting.is_some() {

@@ -15,6 +15,7 @@
 
 mod archived_contents;
 mod archives;
+mod cluster;
 mod content_sources;
 mod delta_depth;
 mod error;
@@ -43,6 +44,7 @@ use crate::report::Monitor;
 
 use archives::ArchiveWriter;
 
+pub use cluster::publish_cluster;
 pub(crate) use content_sources::{NoContents, SpooledContents};
 pub use delta_depth::DeltaDepth;
 pub use error::PublishError;
@@ -149,6 +151,7 @@ pub fn prepare<'l>(
         publishes,
         archives: valid.archives.into_iter().chain(new_archives.iter().cloned()).collect(),
         unreadable,
+        cluster_file: None,
     };
     Ok(Some(PreparedPublish { locked, before: published, catalog, new_files, new_archives }))
 }

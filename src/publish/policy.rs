@@ -99,6 +99,7 @@ mod tests {
             issued: Timestamp::UNIX_EPOCH,
             previous: None,
             unreadable: Vec::new(),
+            cluster_file: None,
             content: None,
             publishes: (1..)
                 .zip(generations)

@@ -26,9 +26,11 @@ use crate::publish::PublishError;
 use crate::publish::error::FileFault;
 use crate::signature::{KeyId, SignatureBlock, SignedText};
 
-/// Directories of a layer in a repository of this format.
-pub(super) const DIRECTORIES: [&str; 7] =
+/// Directories of an image or an override in a repository of this format.
+const TREE_DIRECTORIES: [&str; 7] =
     ["", "catalogs", "manifests", "full", "diffs", "content", "torrents"];
+/// Directories of a cluster.
+const CLUSTER_DIRECTORIES: [&str; 3] = ["", "catalogs", "files"];
 /// Name of the catalog in a repository of format 1.
 const OLD_CATALOG: &str = "catalog.toml";
 
@@ -43,7 +45,7 @@ pub struct Published {
     pub catalog_keys: Vec<KeyId>,
 }
 
-/// The directory of an image or an override in a repository.
+/// The directory of a layer in a repository.
 pub struct Store {
     pub(super) layer: Layer,
     pub(super) dir: PathBuf,
@@ -55,7 +57,7 @@ impl Store {
         Store { layer: layer.clone(), dir: repo.join(layer.repository_path()) }
     }
 
-    /// The image or override.
+    /// The image, override or cluster.
     pub fn layer(&self) -> &Layer {
         &self.layer
     }
@@ -63,6 +65,14 @@ impl Store {
     /// The path of the directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The directories of the format, relative to that of the layer, which is the first.
+    pub(super) fn directories(&self) -> &'static [&'static str] {
+        match self.layer {
+            Layer::Image(_) | Layer::Override(_) => &TREE_DIRECTORIES,
+            Layer::Cluster => &CLUSTER_DIRECTORIES,
+        }
     }
 
     /// The path of `file`.
@@ -232,7 +242,7 @@ impl Store {
     /// Each file in the directories of the format, to find unreferenced ones.
     pub fn files(&self) -> Result<Vec<RepoPath>, PublishError> {
         let mut files = Vec::new();
-        for part in DIRECTORIES {
+        for part in self.directories() {
             let dir = self.dir.join(part);
             let entries = match fs::read_dir(&dir) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,

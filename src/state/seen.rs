@@ -123,7 +123,7 @@ impl SeenHeads {
 
     /// The records of a layer.
     pub fn of<'s>(&'s self, layer: &'s Layer) -> impl Iterator<Item = &'s SeenHead> {
-        self.heads.iter().filter(|head| head.layer() == *layer)
+        self.heads.iter().filter(|head| head.is_of_layer(layer))
     }
 
     /// All records.
@@ -136,14 +136,16 @@ impl SeenHeads {
     /// An older head of the same catalog does not replace the record: its time replaces a lost
     /// clock.
     pub fn record(&mut self, head: SeenHead) {
-        let layer = head.layer();
+        let is_same =
+            |old: &SeenHead| (old.kind, &old.name, &old.key) == (head.kind, &head.name, &head.key);
         let is_older = self
-            .get(&layer, head.key.as_deref())
-            .is_some_and(|old| old.catalog == head.catalog && old.issued > head.issued);
+            .heads
+            .iter()
+            .any(|old| is_same(old) && old.catalog == head.catalog && old.issued > head.issued);
         if is_older {
             return;
         }
-        self.heads.retain(|old| !old.is_of(&layer, head.key.as_deref()));
+        self.heads.retain(|old| !is_same(old));
         self.heads.push(head);
     }
 
@@ -184,12 +186,12 @@ impl SeenHead {
         Freshness::Current
     }
 
-    fn layer(&self) -> Layer {
-        self.kind.layer(self.name.clone())
+    fn is_of_layer(&self, layer: &Layer) -> bool {
+        self.kind == layer.kind() && self.name == *layer.name()
     }
 
     fn is_of(&self, layer: &Layer, key: Option<&str>) -> bool {
-        self.kind == layer.kind() && self.name == *layer.name() && self.key.as_deref() == key
+        self.is_of_layer(layer) && self.key.as_deref() == key
     }
 }
 

@@ -1,4 +1,4 @@
-//! Images and overrides of a repository, with their catalogs.
+//! Images, overrides and the cluster of a repository, with their catalogs.
 
 use std::path::Path;
 use std::{fs, io};
@@ -6,7 +6,7 @@ use std::{fs, io};
 use crate::image::{ImageName, Layer, OVERRIDES};
 use crate::publish::{PublishError, Published, Store};
 
-/// The head and catalog of `layer`, or those of all images by name, then of all overrides.
+/// The head and catalog of `layer`, or those of all layers in the order of [`layers`].
 pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Published)>, PublishError> {
     let layers = match layer {
         Some(layer) => vec![layer.clone()],
@@ -24,7 +24,7 @@ pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Published)
     Ok(catalogs)
 }
 
-/// All layers that have a directory in `repo`: images by name, then overrides by name.
+/// All layers that `repo` can have: images by name, then overrides by name, then the cluster.
 pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
     let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_reserved());
     let overrides = match names(&repo.join(OVERRIDES)) {
@@ -33,7 +33,8 @@ pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
         }
         names => names?,
     };
-    Ok(images.chain(overrides.into_iter().map(Layer::Override)).collect())
+    let overrides = overrides.into_iter().map(Layer::Override);
+    Ok(images.chain(overrides).chain([Layer::Cluster]).collect())
 }
 
 fn names(dir: &Path) -> Result<Vec<ImageName>, PublishError> {

@@ -6,6 +6,7 @@
 
 pub mod artifact;
 pub mod build;
+pub mod cluster;
 mod error;
 pub mod image_tar;
 pub mod list;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::catalog::{Archive, ArchiveKind, Catalog, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
+use crate::image::Layer;
 use crate::publish::{
     DeltaDepth, LockedStore, PublishError, Published, find_unreachable, write_index,
 };
@@ -38,7 +39,7 @@ pub const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// Older ones are kept too, as long as only their archives have a content of the head. Files that a
 /// head named within `grace` remain, since a node may have fetched that head: the next prune
-/// removes them.
+/// removes them. Of a cluster, which has no generations, only such files are removed.
 pub fn prune(
     locked: &LockedStore,
     keep: usize,
@@ -48,6 +49,10 @@ pub fn prune(
     let store = locked.store();
     let mut published =
         store.published()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
+    if *store.layer() == Layer::Cluster {
+        let files = remove_unnamed(locked, &published, grace)?;
+        return Ok(Pruned { generations: Vec::new(), files });
+    }
     let old_catalog = published.catalog.clone();
     let generations = newest_first(&old_catalog);
     let keep = keep.max(1);
@@ -170,5 +175,6 @@ pub(super) fn is_written_by_publish(file: &RepoPath) -> bool {
         || name.starts_with("manifests/") && name.ends_with(".mtree.zst")
         || (name.starts_with("full/") || name.starts_with("diffs/")) && archive
         || name.starts_with("content/") && name.ends_with(".idx.zst")
+        || name.starts_with("files/") && name.ends_with(".txt")
         || name.starts_with("torrents/") && name.ends_with(".torrent")
 }

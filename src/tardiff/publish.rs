@@ -136,8 +136,8 @@ pub fn publish(
     Ok(published(result, old_catalog.as_ref()))
 }
 
-/// Signs the head of an unchanged image, or issues it again before it expires.
-fn renew(locked: &LockedStore, before: &Published) -> Result<(), PublishError> {
+/// Signs the head of an unchanged layer, or issues it again before it expires.
+pub(super) fn renew(locked: &LockedStore, before: &Published) -> Result<(), PublishError> {
     let signing = locked.signing();
     if signing.publish.is_some() && before.catalog_keys.is_empty() {
         sign::sign(locked)?;

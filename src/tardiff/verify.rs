@@ -11,13 +11,14 @@ use rustix::fs::{Mode, OFlags};
 use super::list::layers;
 use super::notice::TardiffNotice;
 use super::prune::{is_written_by_publish, listed_files};
-use crate::catalog::{Archive, ArchiveKind, Catalog, Publish};
+use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveLimits, FramedFile, Sources, verify_diff, verify_full};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::fetch::content::ContentStore;
 use crate::generation::GenerationId;
+use crate::host::HostAssignment;
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::publish::{NoContents, PublishError, Published, SpooledContents, Store, compression};
@@ -30,7 +31,7 @@ pub struct Findings {
     pub manifests: usize,
     /// Number of archives that were read to their end.
     pub archives: usize,
-    /// Number of contents of the head that the repository supplied by digest.
+    /// Number of contents of the head that the repository supplied by digest; 1 for a cluster.
     pub contents: usize,
     /// One sentence per fault.
     pub faults: Vec<String>,
@@ -66,6 +67,14 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
         store.published()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
     let catalog = &published.catalog;
     let mut findings = Findings::default();
+    if let Some(file) = &catalog.cluster_file {
+        report_unlisted_files(&store, &published, monitor)?;
+        match verify_cluster(&store, file) {
+            Ok(()) => findings.contents = 1,
+            Err(error) => findings.faults.push(error.to_string()),
+        }
+        return Ok(findings);
+    }
     let index = store.index(catalog).unwrap_or_else(|error| {
         findings.faults.push(error.to_string());
         ContentIndex::default()
@@ -92,7 +101,7 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
         Err(error) => findings.faults.push(error.to_string()),
     }
 
-    verification.report_unlisted_files(&published)?;
+    report_unlisted_files(&store, &published, monitor)?;
     Ok(findings)
 }
 
@@ -194,18 +203,29 @@ impl Verification<'_> {
             .collect();
         Ok((wanted.len() - missing.len(), faults))
     }
+}
 
-    /// Reports files that neither this catalog nor an earlier one names.
-    fn report_unlisted_files(&self, published: &Published) -> Result<(), PublishError> {
-        let mut named: HashSet<_> = listed_files(published).collect();
-        named.extend(self.store.files_named_since(published, Timestamp::MIN));
-        for file in self.store.files()? {
-            if is_written_by_publish(&file) && !named.contains(&file) {
-                self.monitor.note(TardiffNotice::NotInCatalog { file: &file });
-            }
+/// Verifies the file of a cluster, which each node has to be able to read.
+fn verify_cluster(store: &Store, file: &FileRef) -> Result<(), VerifyFault> {
+    let mut content = Vec::new();
+    store.read_checked(file)?.take(file.size).read_to_end(&mut content)?;
+    Ok(HostAssignment::check_all(file.file.as_str(), &content)?)
+}
+
+/// Reports files that neither this catalog nor an earlier one names.
+fn report_unlisted_files(
+    store: &Store,
+    published: &Published,
+    monitor: &dyn Monitor,
+) -> Result<(), PublishError> {
+    let mut named: HashSet<_> = listed_files(published).collect();
+    named.extend(store.files_named_since(published, Timestamp::MIN));
+    for file in store.files()? {
+        if is_written_by_publish(&file) && !named.contains(&file) {
+            monitor.note(TardiffNotice::NotInCatalog { file: &file });
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Digests and sizes of all contents, each once.

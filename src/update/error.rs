@@ -185,7 +185,7 @@ pub enum TrustError {
     /// The repository was written by a program before format 2.
     #[error(
         "the repository has format 1 of {layer}, which this program cannot read; publish it again \
-         on the server with 'si_tardiff publish --{} {}'", .layer.kind(), .layer.name()
+         on the server with 'si_tardiff publish {}'", .layer.publish_option()
     )]
     OldFormat { layer: Layer },
     /// The head is older than one that this node has seen, and was written later.
@@ -253,6 +253,11 @@ pub enum FreshnessError {
          repository, or pass --allow-downgrade"
     )]
     StaleOverride { name: ImageName },
+    #[error(
+        "the repository has an older cluster.txt than this node has seen; use another repository, \
+         or pass --allow-downgrade"
+    )]
+    StaleCluster,
 }
 
 /// Data that nothing signs.

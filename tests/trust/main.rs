@@ -8,6 +8,7 @@ mod attacks;
 mod common;
 mod keys;
 mod recovery;
+mod routes;
 mod server;
 
 use std::fs;

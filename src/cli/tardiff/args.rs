@@ -42,7 +42,7 @@ Exit codes:
 pub enum TardiffCommand {
     /// Build one diff from a base to the tree of an image
     Build(BuildArgs),
-    /// Publish an image or an override as a new generation, if it has changed
+    /// Publish an image, an override or a cluster.txt, if it has changed
     Publish(PublishArgs),
     /// Show the content of an archive or a generation, largest files first
     Show(ShowArgs),
@@ -72,7 +72,7 @@ pub struct RepoArgs {
     pub repo: PathBuf,
 }
 
-/// An image or an override of a repository.
+/// An image, an override or the cluster.txt of a repository.
 #[derive(Debug, Args)]
 #[group(id = "one", required = true, multiple = false)]
 pub struct LayerArgs {
@@ -82,16 +82,47 @@ pub struct LayerArgs {
     /// Name of the override, a small tree that nodes copy over an image
     #[arg(long, value_name = "NAME")]
     r#override: Option<ImageName>,
+    /// The published cluster.txt
+    #[arg(long)]
+    cluster: bool,
 }
 
 impl LayerArgs {
     /// The layer; `None` only for a command line that clap refuses.
     pub fn layer(&self) -> Option<Layer> {
+        layer(&self.image, &self.r#override).or(self.cluster.then_some(Layer::Cluster))
+    }
+}
+
+/// A tree or a file to be published.
+#[derive(Debug, Args)]
+#[group(id = "one", required = true, multiple = false)]
+pub struct InputArgs {
+    /// Name of the image
+    #[arg(long, value_name = "NAME")]
+    image: Option<ImageName>,
+    /// Name of the override, a small tree that nodes copy over an image
+    #[arg(long, value_name = "NAME")]
+    r#override: Option<ImageName>,
+    /// File that assigns image and overrides to each host, as si_clusterconfig writes it
+    ///
+    /// Nodes that require signatures use it in place of the file of the rsync daemon.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["keep", "label", "plain", "read_all"]
+    )]
+    pub cluster: Option<PathBuf>,
+}
+
+impl InputArgs {
+    /// The image or override, if one is named.
+    pub fn layer(&self) -> Option<Layer> {
         layer(&self.image, &self.r#override)
     }
 }
 
-/// An image or an override of a repository, or all of them.
+/// One layer of a repository, or all of them.
 #[derive(Debug, Args)]
 pub struct OptionalLayerArgs {
     /// Only this image
@@ -100,6 +131,9 @@ pub struct OptionalLayerArgs {
     /// Only this override
     #[arg(long, value_name = "NAME")]
     r#override: Option<ImageName>,
+    /// Only the published cluster.txt
+    #[arg(long, conflicts_with_all = ["image", "override"])]
+    cluster: bool,
     #[command(flatten)]
     pub repo: RepoArgs,
 }
@@ -107,7 +141,7 @@ pub struct OptionalLayerArgs {
 impl OptionalLayerArgs {
     /// The layer, if one is named.
     pub fn layer(&self) -> Option<Layer> {
-        layer(&self.image, &self.r#override)
+        layer(&self.image, &self.r#override).or(self.cluster.then_some(Layer::Cluster))
     }
 }
 
@@ -164,7 +198,7 @@ pub struct EffortArgs {
 #[derive(Debug, Args)]
 pub struct PublishArgs {
     #[command(flatten)]
-    pub layer: LayerArgs,
+    pub input: InputArgs,
     #[command(flatten)]
     pub repo: RepoArgs,
     /// Directory of the image trees: DIR/NAME

@@ -34,7 +34,7 @@ use crate::signature::Protection;
 use crate::signing::{self, KeyPaths};
 use crate::tardiff::artifact::{self, Artifact};
 use crate::tardiff::show::Contents;
-use crate::tardiff::{build, list, prune, publish, serve, sign, verify};
+use crate::tardiff::{build, cluster, list, prune, publish, serve, sign, verify};
 
 /// The command line as clap knows it: for help, man pages and completions.
 pub fn command() -> clap::Command {
@@ -94,7 +94,10 @@ impl TardiffRun<'_> {
     fn run(mut self, command: TardiffCommand) -> anyhow::Result<Success> {
         match command {
             TardiffCommand::Build(typed) => self.build(typed)?,
-            TardiffCommand::Publish(typed) => self.publish(typed)?,
+            TardiffCommand::Publish(typed) => match &typed.input.cluster {
+                Some(file) => self.publish_cluster(file, &typed)?,
+                None => self.publish(typed)?,
+            },
             TardiffCommand::Show(typed) => {
                 let contents = self.contents(typed.stored.file.as_deref(), &typed.which)?;
                 output::print_contents(&contents, typed.top, &mut self.out)?;
@@ -165,10 +168,10 @@ impl TardiffRun<'_> {
             effort,
             rebuild_limit,
         };
-        let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
+        let layer = typed.input.layer().ok_or(CommandError::NoLayer)?;
         let trees = match layer {
-            Layer::Image(_) => typed.images_dir,
             Layer::Override(_) => typed.overrides_dir,
+            Layer::Image(_) | Layer::Cluster => typed.images_dir,
         };
         let request = publish::PublishRequest {
             tree: trees.join(layer.name().as_str()),
@@ -188,6 +191,25 @@ impl TardiffRun<'_> {
 
         if !self.verbosity.is_quiet() {
             let _ = output::print_publish(&request.layer, &outcome, &mut self.out);
+        }
+        Ok(())
+    }
+
+    fn publish_cluster(&mut self, file: &Path, typed: &PublishArgs) -> anyhow::Result<()> {
+        let config = TardiffConfig::load(typed.work.config.as_ref())?;
+        let request = cluster::ClusterRequest {
+            file: file.to_owned(),
+            repo: typed.repo.repo.clone(),
+            prune_grace: config.prune_grace(None),
+            repository_mode: config.repository_mode,
+            serial: typed.serial,
+        };
+        let signing = config.signing(&typed.keys)?;
+
+        let outcome = cluster::publish(&request, signing, self.monitor)?;
+
+        if !self.verbosity.is_quiet() {
+            let _ = output::print_cluster(&outcome, &mut self.out);
         }
         Ok(())
     }

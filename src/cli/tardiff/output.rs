@@ -11,6 +11,7 @@ use crate::signature::KeyId;
 use crate::signature::PublicKey;
 use crate::signing::KeyPaths;
 use crate::tardiff::build::Built;
+use crate::tardiff::cluster::ClusterOutcome;
 use crate::tardiff::prune::Pruned;
 use crate::tardiff::publish::{PublishOutcome, PublishedArchive};
 use crate::tardiff::show::{Contents, Storage};
@@ -40,6 +41,16 @@ pub(super) fn print_publish(
                 writeln!(out, "  {}  {}", archive.file, Size(archive.size))?;
             }
             Ok(())
+        }
+    }
+}
+
+/// Prints the result of a publish of a `cluster.txt`.
+pub(super) fn print_cluster(outcome: &ClusterOutcome, out: &mut impl Write) -> io::Result<()> {
+    match outcome {
+        ClusterOutcome::Unchanged => writeln!(out, "cluster.txt has not changed"),
+        ClusterOutcome::Published { serial, size } => {
+            writeln!(out, "published cluster.txt serial {serial}: {}", Size(*size))
         }
     }
 }
@@ -141,7 +152,10 @@ pub(super) fn print_published(
     let Published { head, catalog, head_keys, catalog_keys } = published;
     let publishes = Count::new(catalog.publishes.len(), "publish", "publishes");
     let archives = Count::new(catalog.archives.len(), "archive", "archives");
-    writeln!(out, "{}: {publishes}, {archives}", layer_name(layer))?;
+    match &catalog.cluster_file {
+        Some(file) => writeln!(out, "{}: {}, {}", layer_name(layer), Size(file.size), file.file)?,
+        None => writeln!(out, "{}: {publishes}, {archives}", layer_name(layer))?,
+    }
     writeln!(
         out,
         "  head: serial {}, {}; head {}, catalog {}",
@@ -211,6 +225,6 @@ impl fmt::Display for SignedBy<'_> {
 fn layer_name(layer: &Layer) -> String {
     match layer {
         Layer::Image(name) => name.to_string(),
-        Layer::Override(_) => layer.to_string(),
+        Layer::Override(_) | Layer::Cluster => layer.to_string(),
     }
 }

@@ -38,21 +38,58 @@ impl HostAssignment {
                 overrides.extend(parse_names(names)?);
                 continue;
             }
-            let mut fields = line.split(':');
-            if fields.next() != Some(host) {
+            let fields = HostLine::split(line);
+            if fields.host != host {
                 continue;
             }
-            // The group is skipped.
-            let host_image = fields.nth(1).unwrap_or_default().trim();
-            let host_overrides = fields.next().unwrap_or_default();
-            if image.is_none() && !host_image.is_empty() {
-                image = Some(parse_name(host_image)?);
+            if image.is_none() && !fields.image.is_empty() {
+                image = Some(parse_name(fields.image)?);
             }
-            own_overrides.extend(parse_names(host_overrides)?);
+            own_overrides.extend(parse_names(fields.overrides)?);
         }
 
         overrides.extend(own_overrides.into_iter().rev());
         Ok(HostAssignment { image, overrides })
+    }
+
+    /// Checks the lines of all hosts.
+    pub fn check_all(file: &str, content: &[u8]) -> Result<(), BadFile> {
+        for (number, line) in lines(text(file, content)?) {
+            let names = match global_overrides(line) {
+                Some(names) => names.split_whitespace().collect(),
+                None if line.starts_with('#') => Vec::new(),
+                None => {
+                    let fields = HostLine::split(line);
+                    let image = Some(fields.image).filter(|image| !image.is_empty());
+                    image.into_iter().chain(fields.overrides.split_whitespace()).collect()
+                }
+            };
+            for name in names {
+                let parsed: Result<ImageName, _> = name.parse();
+                parsed.map_err(|error| BadFile::in_line(file, number, error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fields of the line of a host; that of the group has no meaning here.
+struct HostLine<'l> {
+    host: &'l str,
+    /// Empty if the line names none.
+    image: &'l str,
+    /// Names with spaces between them.
+    overrides: &'l str,
+}
+
+impl<'l> HostLine<'l> {
+    fn split(line: &'l str) -> Self {
+        let mut fields = line.split(':');
+        HostLine {
+            host: fields.next().unwrap_or_default(),
+            image: fields.nth(1).unwrap_or_default().trim(),
+            overrides: fields.next().unwrap_or_default(),
+        }
     }
 }
 
@@ -104,5 +141,17 @@ mod tests {
         assert!(error.starts_with("cluster.txt:14: \"../../etc\""), "{error}");
 
         assert!(HostAssignment::parse("x", b"n:g:$(reboot):\n", "n").is_err());
+    }
+
+    #[test]
+    fn lines_of_all_hosts_are_checked() {
+        let good = FILE.replace("node2:evil:plain:../../etc\n", "");
+        assert_eq!(HostAssignment::check_all("cluster.txt", good.as_bytes()), Ok(()));
+
+        let error = HostAssignment::check_all("cluster.txt", FILE.as_bytes());
+        assert!(error.expect_err("a path").to_string().starts_with("cluster.txt:14: "));
+        for bad in ["n:g:../x:\n", "# global_override=:a b/c:\n"] {
+            assert!(HostAssignment::check_all("x", bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

@@ -120,6 +120,7 @@ impl LayerRequest<'_> {
         match self.layer {
             Layer::Image(_) => FreshnessError::StaleImage { newest: newer.catalog },
             Layer::Override(name) => FreshnessError::StaleOverride { name: name.clone() },
+            Layer::Cluster => FreshnessError::StaleCluster,
         }
     }
 
