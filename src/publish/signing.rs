@@ -53,6 +53,11 @@ impl Signing {
         sign(self.head_signer(), text, &comment)
     }
 
+    /// Whether a program signs whose public key is not known.
+    pub fn is_unverified(&self) -> bool {
+        matches!(&self.publish, Some(Signer::Command(command)) if command.is_unverified())
+    }
+
     /// Whether heads are signed.
     pub fn signs_heads(&self) -> bool {
         self.head_signer().is_some()

@@ -24,7 +24,7 @@ use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::publish::PublishError;
 use crate::publish::error::FileFault;
-use crate::signature::{KeyId, SignatureBlock, SignedText};
+use crate::signature::{KeyId, KeySet, Role, SignatureBlock, SignedText};
 
 /// Directories of an image or an override in a repository of this format.
 const TREE_DIRECTORIES: [&str; 7] =
@@ -117,6 +117,25 @@ impl Store {
         let catalog = Catalog::parse(signed.unverified_text(), &self.layer).map_err(invalid)?;
         head.check(&catalog).map_err(invalid)?;
         Ok((catalog, key_ids(&signed)))
+    }
+
+    /// Verifies the signatures of the present head and of its catalog; returns the faults.
+    pub fn verify_signatures(&self, published: &Published, keys: &KeySet) -> Vec<PublishError> {
+        let head = self.dir.join(HEAD_FILE);
+        let catalog = self.dir.join("catalogs").join(format!("{}.toml", published.head.catalog));
+        let files = [(head, MAX_HEAD, Role::Head), (catalog, MAX_CATALOG, Role::Publish)];
+        let faults = files.into_iter().filter_map(|(path, limit, role)| {
+            let bytes = named_file::open(&path).and_then(|file| read_at_most(file, limit));
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) => return Some(PublishError::file("read", &path, error)),
+            };
+            let verified =
+                SignedText::split(&bytes).and_then(|signed| signed.verify(keys, role).map(|_| ()));
+            let path = path.display().to_string();
+            verified.err().map(|source| PublishError::Signature { path, source })
+        });
+        faults.collect()
     }
 
     /// Each file that a head named after `since`, except those of `published` itself.

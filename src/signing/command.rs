@@ -26,18 +26,23 @@ const MAX_MESSAGE: usize = 300;
 pub struct SignCommand {
     program: OsString,
     arguments: Vec<OsString>,
-    keys: Vec<PublicKey>,
+    key: Option<PublicKey>,
 }
 
 impl SignCommand {
-    /// Divides a command at spaces. Its signatures must be by one of `keys`, if there are any.
-    pub fn new(command: &str, keys: Vec<PublicKey>) -> Result<Self, SigningError> {
+    /// Divides a command at spaces. Its signatures must be by `key`, if that is known.
+    pub fn new(command: &str, key: Option<PublicKey>) -> Result<Self, SigningError> {
         let mut words = command.split_ascii_whitespace().map(OsString::from);
         let Some(program) = words.next() else {
             let program = command.to_owned();
             return Err(SigningError::Command { program, fault: CommandFault::Empty });
         };
-        Ok(SignCommand { program, arguments: words.collect(), keys })
+        Ok(SignCommand { program, arguments: words.collect(), key })
+    }
+
+    /// Whether only the form of its signatures can be checked.
+    pub fn is_unverified(&self) -> bool {
+        self.key.is_none()
     }
 
     /// Runs the program, and verifies its signature.
@@ -84,17 +89,13 @@ impl SignCommand {
         self.check(text, &block).map_err(CommandFault::Output)
     }
 
-    /// Parses the output, and verifies it by the expected keys.
+    /// Parses the output, and verifies it by the expected key.
     fn check(&self, text: &[u8], output: &[u8]) -> Result<SignatureBlock, SignatureError> {
         let block = SignatureBlock::parse(output)?;
-        if self.keys.is_empty() {
-            return Ok(block);
-        }
+        let Some(key) = self.key else { return Ok(block) };
 
         let mut keys = KeySet::new();
-        for key in &self.keys {
-            keys.insert(Role::Publish, *key);
-        }
+        keys.insert(Role::Publish, key);
         let file = SignedText::join(text, std::slice::from_ref(&block))?;
         SignedText::split(&file)?.verify(&keys, Role::Publish)?;
         Ok(block)

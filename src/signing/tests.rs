@@ -107,7 +107,7 @@ fn command_signs_text_of_its_standard_input() {
     fs::write(&block, key.sign(TEXT, "by command").expect("signs").to_text()).expect("writes");
     let body = r#"cat >"$1"; printf '%s' "$SI_COMMENT" >"$1.comment"; cat "$2""#;
     let command = format!("{}  {} {}", script(&dir, body), text.display(), block.display());
-    let command = SignCommand::new(&command, vec![key.public_key()]).expect("a command");
+    let command = SignCommand::new(&command, Some(key.public_key())).expect("a command");
 
     let file = Signer::Command(command).sign_text(TEXT, "image node").expect("signs");
 
@@ -128,7 +128,7 @@ fn useless_output_of_command_is_refused() {
     let output = dir.path().join("output");
     let command = script(&dir, &format!("cat >/dev/null; cat {}", output.display()));
     let sign = |command: &str| {
-        let command = SignCommand::new(command, vec![key.public_key()]).expect("a command");
+        let command = SignCommand::new(command, Some(key.public_key())).expect("a command");
         command.sign(TEXT, "c").expect_err("is refused").to_string()
     };
 
@@ -145,7 +145,7 @@ fn useless_output_of_command_is_refused() {
     }
     assert!(sign("false").contains("exit status: 1"));
     assert!(sign("no-such-program-of-the-site").contains("not installed"));
-    assert!(SignCommand::new("  ", Vec::new()).is_err());
+    assert!(SignCommand::new("  ", None).is_err());
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn text_that_cannot_be_divided_again_reaches_no_command() {
     let dir = scratch();
     let mark = dir.path().join("mark");
     let command = script(&dir, &format!("touch {}", mark.display()));
-    let command = SignCommand::new(&command, Vec::new()).expect("a command");
+    let command = SignCommand::new(&command, None).expect("a command");
 
     let refusal = Signer::Command(command).sign_text(b"a = 1", "c").expect_err("is refused");
 

@@ -10,7 +10,7 @@ pub mod cluster;
 mod error;
 pub mod image_tar;
 pub mod list;
-mod notice;
+pub(crate) mod notice;
 pub mod prune;
 pub mod publish;
 pub mod serve;

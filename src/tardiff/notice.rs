@@ -10,7 +10,7 @@ use crate::tree_path::TreePath;
 
 /// Something that the publisher should know.
 #[derive(Debug)]
-pub(super) enum TardiffNotice<'n> {
+pub(crate) enum TardiffNotice<'n> {
     /// The times of the base are not exact enough for a node.
     BaseInWholeSeconds { path: &'n Path },
     /// The base has neither extended attributes nor hard links.
@@ -33,6 +33,8 @@ pub(super) enum TardiffNotice<'n> {
     NotInCatalog { file: &'n RepoPath },
     /// The deltas of an archive cannot be verified.
     DeltasNotVerified { file: &'n RepoPath },
+    /// The public key of the program that signs is not known.
+    SignaturesNotVerified,
 }
 
 impl fmt::Display for TardiffNotice<'_> {
@@ -92,6 +94,10 @@ impl fmt::Display for TardiffNotice<'_> {
             TardiffNotice::DeltasNotVerified { file } => write!(
                 f,
                 "{file}: the deltas are not verified, since only nodes have the content of the base"
+            ),
+            TardiffNotice::SignaturesNotVerified => f.write_str(
+                "the signatures of the command are not verified, since its public key is not known: \
+                 pass --sign-public, or set sign_public in tardiff.toml",
             ),
         }
     }

@@ -23,6 +23,7 @@ use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::publish::{NoContents, PublishError, Published, SpooledContents, Store, compression};
 use crate::report::Monitor;
+use crate::signature::KeySet;
 
 /// Result of a verification.
 #[derive(Clone, Debug, Default)]
@@ -33,16 +34,24 @@ pub struct Findings {
     pub archives: usize,
     /// Number of contents of the head that the repository supplied by digest; 1 for a cluster.
     pub contents: usize,
+    /// Heads and catalogs, with the keys that their signatures name.
+    pub heads: Vec<Published>,
     /// One sentence per fault.
     pub faults: Vec<String>,
 }
 
 /// Verifies all layers of `repo`; each fault begins with the name of its layer.
-pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
+///
+/// Signatures are verified only if `keys` are given.
+pub fn verify_all(
+    repo: &Path,
+    keys: Option<&KeySet>,
+    monitor: &dyn Monitor,
+) -> Result<Findings, PublishError> {
     let mut all = Findings::default();
     let mut is_empty = true;
     for layer in layers(repo)? {
-        let findings = match verify(repo, &layer, monitor) {
+        let findings = match verify(repo, &layer, keys, monitor) {
             Ok(findings) => findings,
             Err(PublishError::NothingPublished(_)) => continue,
             Err(error) => Findings { faults: vec![error.to_string()], ..Findings::default() },
@@ -60,19 +69,29 @@ pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, Publis
 /// Verifies one layer: sizes, digests, heads, frames, all contents of all archives.
 ///
 /// Also each diff has to turn its base into its target, and the repository has to supply each
-/// content of the head.
-pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
+/// content of the head. Signatures are verified only if `keys` are given.
+pub fn verify(
+    repo: &Path,
+    layer: &Layer,
+    keys: Option<&KeySet>,
+    monitor: &dyn Monitor,
+) -> Result<Findings, PublishError> {
     let store = Store::open(repo, layer);
     let published =
         store.published()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
     let catalog = &published.catalog;
     let mut findings = Findings::default();
+    if let Some(keys) = keys {
+        let faults = store.verify_signatures(&published, keys);
+        findings.faults.extend(faults.iter().map(PublishError::to_string));
+    }
     if let Some(file) = &catalog.cluster_file {
         report_unlisted_files(&store, &published, monitor)?;
         match verify_cluster(&store, file) {
             Ok(()) => findings.contents = 1,
             Err(error) => findings.faults.push(error.to_string()),
         }
+        findings.heads.push(published);
         return Ok(findings);
     }
     let index = store.index(catalog).unwrap_or_else(|error| {
@@ -102,6 +121,7 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
     }
 
     report_unlisted_files(&store, &published, monitor)?;
+    findings.heads.push(published);
     Ok(findings)
 }
 
@@ -110,6 +130,7 @@ impl Findings {
         self.manifests += other.manifests;
         self.archives += other.archives;
         self.contents += other.contents;
+        self.heads.extend(other.heads);
         self.faults.extend(other.faults.into_iter().map(|fault| format!("{layer}: {fault}")));
     }
 }

@@ -53,6 +53,11 @@ impl SiteKey {
         self.out.with_extension("key").display().to_string()
     }
 
+    /// Path of the public key.
+    fn public(&self) -> String {
+        self.out.with_extension("pub").display().to_string()
+    }
+
     /// Makes the node trust the key for a role: a directory below that of the keys.
     fn trust(&self, site: &Site, role: &str) {
         let directory = site.node().join(KEYS).join(role);

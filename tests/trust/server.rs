@@ -95,6 +95,92 @@ fn prune_signs_its_catalog() {
 }
 
 #[test]
+fn repository_is_verified_by_given_keys() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let head_key = SiteKey::new(&site, "head");
+    let other = SiteKey::new(&site, "other");
+    let keys = ["--sign-key", &key.secret(), "--head-key", &head_key.secret()];
+    publish(&site, &tree(2), &[&keys[..], &["--expires", "7d"]].concat());
+    head_key.trust(&site, "head");
+    let directory = site.node().join(KEYS).display().to_string();
+
+    // Without keys, the signatures are shown, and nothing is verified.
+    let shown = ["head signed by", "catalog signed by", "expires 20", "in 6 days", "0 faults"];
+    tardiff(&site, &["verify"]).ended(0, &shown);
+    tardiff(&site, &["list"]).ended(0, &shown[..4]);
+
+    let (right, wrong) = (&["0 faults"][..], &["which is not trusted here"][..]);
+    let (key, head) = (key.public(), head_key.public());
+    for (arguments, code, words) in [
+        (&["--key", &key, "--key", &head][..], 0, right),
+        (&["--key-dir", &directory], 0, right),
+        (&["--image", "node", "--key-dir", &directory], 0, right),
+        (&["--key", &key], 1, &["FAULT: image node", "head.toml: it is signed by key"]),
+        (&["--key", &other.public()], 1, wrong),
+        (&["--key-dir", "/nonexistent"], 1, wrong),
+        (&["--key", "/nonexistent.pub"], 1, &["cannot read /nonexistent.pub"]),
+    ] {
+        tardiff(&site, &[&["verify"], arguments].concat()).ended(code, words);
+    }
+
+    // The head key may not sign catalogs, and a text without signature has none.
+    let head_alone = Head { issued: jiff::Timestamp::now(), ..read_head(&site) };
+    fs::write(site.head_path(), head_alone.to_toml().expect("text")).expect("writes");
+    tardiff(&site, &["verify", "--key-dir", &directory]).ended(1, &["head.toml: it is not signed"]);
+    let catalog = Catalog { revision: 1, ..read_catalog(&site) };
+    write_catalog(&site, &catalog, (&head_key, &head_key));
+    tardiff(&site, &["verify", "--key-dir", &directory]).ended(1, &["may sign heads only"]);
+}
+
+#[test]
+fn expired_head_is_shown() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let expires = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(72);
+    let issued = expires - jiff::SignedDuration::from_hours(1);
+    write_head(&site, &Head { issued, expires: Some(expires), ..read_head(&site) }, &key);
+
+    tardiff(&site, &["verify"]).ended(0, &["EXPIRED 20", "3 days ago"]);
+    tardiff(&site, &["list"]).ended(0, &["EXPIRED 20", "3 days ago"]);
+}
+
+#[test]
+fn output_of_command_is_verified_by_its_public_key() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let other = SiteKey::new(&site, "other");
+    let signature = site.dir.path().join("signature");
+    let script = site.dir.path().join("sign");
+    write_program(&script, &format!("#!/bin/sh\ncat >/dev/null\ncat {}\n", signature.display()));
+    let block = |key: &SiteKey, text: &[u8]| key.key.sign(text, "c").expect("signs").to_text();
+    let (before, images) = (fs::read(site.head_path()).expect("reads"), site.image());
+    let images = images.parent().expect("a parent").display().to_string();
+    let script = script.display().to_string();
+    fs::write(site.image().join("etc/version"), "version 2").expect("writes");
+    let publish =
+        ["publish", "--image", "node", "--images-dir", &images, "--sign-command", &script];
+
+    // By another key, of another text, and no signature at all.
+    for (printed, reason) in [
+        (block(&other, b"text\n"), "not trusted here"),
+        (block(&key, b"text\n"), "its signature by key"),
+        ("signed\n".to_owned(), "line 1"),
+    ] {
+        fs::write(&signature, printed).expect("writes");
+        let public = key.public();
+        let run = tardiff(&site, &[&publish[..], &["--sign-public", &public]].concat());
+        run.ended(1, &["its output is not accepted", reason]);
+        assert_eq!(fs::read(site.head_path()).expect("reads"), before);
+    }
+
+    // Without the public key only the form can be checked, and the publish says so.
+    fs::write(&signature, block(&key, b"text\n")).expect("writes");
+    tardiff(&site, &publish).ended(0, &["are not verified", "--sign-public"]);
+    site.refused(&[], 3, &["its signature by key"]);
+}
+
+#[test]
 fn command_of_the_site_signs() {
     require!(ROOT_AND_RSYNC, Program("minisign"));
     let (site, key) = signed_site();
@@ -108,7 +194,11 @@ fn command_of_the_site_signs() {
     );
     write_program(&script, &text);
 
-    publish(&site, &tree(2), &["--sign-command", &script.display().to_string()]);
+    let config = site.dir.path().join("tardiff.toml");
+    let (command, public) = (script.display(), key.public());
+    let text = format!("sign_command = \"{command}\"\nsign_public = \"{public}\"\n");
+    fs::write(&config, text).expect("writes");
+    publish(&site, &tree(2), &["--config", &config.display().to_string()]);
 
     site.updated(&[]);
     site.same_except(&["/etc/systemimager"]);

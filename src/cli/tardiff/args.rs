@@ -51,7 +51,7 @@ pub enum TardiffCommand {
     /// List generations and archives of a repository
     List(OptionalLayerArgs),
     /// Verify a repository: each size, digest, content and chain
-    Verify(OptionalLayerArgs),
+    Verify(VerifyArgs),
     /// Remove old generations, and the archives that only they need
     Prune(PruneArgs),
     /// Serve a repository over HTTP, for small sites, demonstrations and tests
@@ -147,6 +147,19 @@ impl OptionalLayerArgs {
 
 fn layer(image: &Option<ImageName>, override_name: &Option<ImageName>) -> Option<Layer> {
     image.clone().map(Layer::Image).or(override_name.clone().map(Layer::Override))
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub which: OptionalLayerArgs,
+    /// Public key that has to have signed head and catalog; of several keys any one
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// Directory of keys as nodes have it: *.pub, head/*.pub, revoked/*.pub
+    #[arg(long, value_name = "DIR")]
+    pub key_dir: Option<PathBuf>,
 }
 
 /// Arguments of `build`.
@@ -356,6 +369,9 @@ pub struct KeyArgs {
     /// once for the head unless --head-key is given.
     #[arg(long, value_name = "COMMAND", conflicts_with = "sign_key")]
     pub sign_command: Option<String>,
+    /// Public key of that program, by which its output is verified before it is published
+    #[arg(long, value_name = "FILE", conflicts_with = "sign_key")]
+    pub sign_public: Option<PathBuf>,
     /// Secret key that signs the head
     #[arg(long, value_name = "FILE")]
     pub head_key: Option<PathBuf>,

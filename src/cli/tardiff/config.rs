@@ -15,7 +15,7 @@ use crate::delta::{Effort, RebuildLimit};
 use crate::host::{MAX_FILE, named_file};
 use crate::printable::one_line;
 use crate::publish::{RepositoryMode, Signing, Validity};
-use crate::signing::{SignCommand, Signer};
+use crate::signing::{SignCommand, Signer, read_public_key};
 use crate::tardiff::prune::PRUNE_GRACE;
 
 /// Path of the file, unless the command line names another.
@@ -41,6 +41,8 @@ pub struct TardiffConfig {
     pub sign_key: Option<PathBuf>,
     /// Program that signs catalogs.
     pub sign_command: Option<String>,
+    /// Public key of that program.
+    pub sign_public: Option<PathBuf>,
     /// Secret key that signs heads.
     pub head_key: Option<PathBuf>,
     /// Validity of heads.
@@ -82,14 +84,18 @@ impl TardiffConfig {
     pub fn signing(&self, typed: &KeyArgs) -> anyhow::Result<Signing> {
         // A typed key replaces a configured command, and the reverse.
         let is_typed = typed.sign_key.is_some() || typed.sign_command.is_some();
-        let (key, command) = if is_typed {
-            (&typed.sign_key, &typed.sign_command)
+        let (key, command, public) = if is_typed {
+            (&typed.sign_key, &typed.sign_command, &typed.sign_public)
         } else {
-            (&self.sign_key, &self.sign_command)
+            let public = typed.sign_public.as_ref().or(self.sign_public.as_ref());
+            (&self.sign_key, &self.sign_command, &public.cloned())
         };
         let publish = match (key, command) {
             (Some(path), _) => Some(Signer::Key(passphrase::unlock(path)?)),
-            (None, Some(command)) => Some(Signer::Command(SignCommand::new(command, Vec::new())?)),
+            (None, Some(command)) => {
+                let public = public.as_deref().map(read_public_key).transpose()?;
+                Some(Signer::Command(SignCommand::new(command, public)?))
+            }
             (None, None) => None,
         };
         let head = typed.head_key.as_ref().or(self.head_key.as_ref());

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use self::args::{
-    BuildArgs, CompressionArg, GenerationArgs, KeygenArgs, OptionalLayerArgs, PruneArgs,
-    PublishArgs, RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand,
+    BuildArgs, CompressionArg, GenerationArgs, KeyArgs, KeygenArgs, PruneArgs, PublishArgs,
+    RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand, VerifyArgs,
 };
 use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
@@ -26,13 +26,14 @@ use crate::diff_archive::{FrameCompression, WriteOptions};
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::process::surroundings;
-use crate::publish::{LockedStore, PublishError, PublishPolicy, Store};
+use crate::publish::{LockedStore, PublishError, PublishPolicy, Signing, Store};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
-use crate::signature::Protection;
+use crate::signature::{KeySet, Protection, Role};
 use crate::signing::{self, KeyPaths};
 use crate::tardiff::artifact::{self, Artifact};
+use crate::tardiff::notice::TardiffNotice;
 use crate::tardiff::show::Contents;
 use crate::tardiff::{build, cluster, list, prune, publish, serve, sign, verify};
 
@@ -185,7 +186,7 @@ impl TardiffRun<'_> {
             serial: typed.serial,
             read_all: typed.read_all,
         };
-        let signing = config.signing(&typed.keys)?;
+        let signing = self.signing(&config, &typed.keys)?;
 
         let outcome = publish::publish(&request, signing, self.monitor)?;
 
@@ -204,7 +205,7 @@ impl TardiffRun<'_> {
             repository_mode: config.repository_mode,
             serial: typed.serial,
         };
-        let signing = config.signing(&typed.keys)?;
+        let signing = self.signing(&config, &typed.keys)?;
 
         let outcome = cluster::publish(&request, signing, self.monitor)?;
 
@@ -214,12 +215,19 @@ impl TardiffRun<'_> {
         Ok(())
     }
 
-    fn verify(&mut self, typed: &OptionalLayerArgs) -> anyhow::Result<Success> {
-        let findings = match typed.layer() {
-            Some(layer) => verify::verify(&typed.repo.repo, &layer, self.monitor)?,
-            None => verify::verify_all(&typed.repo.repo, self.monitor)?,
+    fn verify(&mut self, typed: &VerifyArgs) -> anyhow::Result<Success> {
+        let keys = read_keys(typed)?;
+        let repo = &typed.which.repo.repo;
+        let findings = match typed.which.layer() {
+            Some(layer) => verify::verify(repo, &layer, keys.as_ref(), self.monitor)?,
+            None => verify::verify_all(repo, keys.as_ref(), self.monitor)?,
         };
 
+        if !self.verbosity.is_quiet() {
+            for published in &findings.heads {
+                output::print_signatures(published, &mut self.out)?;
+            }
+        }
         output::print_faults(&findings, &mut self.out)?;
         if !self.verbosity.is_quiet() {
             output::print_findings(&findings, &mut self.out)?;
@@ -233,7 +241,7 @@ impl TardiffRun<'_> {
         // The lock creates the directory. A mistyped name must not create one.
         list::list(&typed.repo.repo, Some(&layer))?;
         let config = TardiffConfig::load(typed.config.as_ref())?;
-        let signing = config.signing(&typed.keys)?;
+        let signing = self.signing(&config, &typed.keys)?;
         let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
         let locked = locked.with_signing(signing);
 
@@ -256,7 +264,8 @@ impl TardiffRun<'_> {
     fn sign(&mut self, typed: &SignArgs) -> anyhow::Result<()> {
         let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
         list::list(&typed.repo.repo, Some(&layer))?;
-        let signing = TardiffConfig::load(typed.config.as_ref())?.signing(&typed.keys)?;
+        let config = TardiffConfig::load(typed.config.as_ref())?;
+        let signing = self.signing(&config, &typed.keys)?;
         if signing.publish.is_none() {
             return Err(CommandError::NoKey.into());
         }
@@ -282,6 +291,15 @@ impl TardiffRun<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reads the keys that sign; warns if nothing can verify their signatures.
+    fn signing(&self, config: &TardiffConfig, typed: &KeyArgs) -> anyhow::Result<Signing> {
+        let signing = config.signing(typed)?;
+        if signing.is_unverified() {
+            self.monitor.warn(TardiffNotice::SignaturesNotVerified);
+        }
+        Ok(signing)
     }
 
     fn keygen(&mut self, typed: &KeygenArgs) -> anyhow::Result<()> {
@@ -328,6 +346,21 @@ impl TardiffRun<'_> {
         let publish = find_publish(store.layer(), &catalog, which.generation.as_deref())?;
         Ok(store.manifest(publish)?)
     }
+}
+
+/// Reads the keys by which `verify` checks signatures; `None` without any option for them.
+fn read_keys(typed: &VerifyArgs) -> anyhow::Result<Option<KeySet>> {
+    if typed.key.is_empty() && typed.key_dir.is_none() {
+        return Ok(None);
+    }
+    let mut keys = match &typed.key_dir {
+        Some(directory) => signing::read_key_dir(directory)?,
+        None => KeySet::new(),
+    };
+    for path in &typed.key {
+        keys.insert(Role::Publish, signing::read_public_key(path)?);
+    }
+    Ok(Some(keys))
 }
 
 /// Finds a publish by its serial, or by the beginning of the generation's id.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::catalog::{ArchiveKind, Head, Publish};
 use crate::image::Layer;
 use crate::publish::Published;
@@ -149,21 +151,14 @@ pub(super) fn print_published(
     published: &Published,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let Published { head, catalog, head_keys, catalog_keys } = published;
+    let catalog = &published.catalog;
     let publishes = Count::new(catalog.publishes.len(), "publish", "publishes");
     let archives = Count::new(catalog.archives.len(), "archive", "archives");
     match &catalog.cluster_file {
         Some(file) => writeln!(out, "{}: {}, {}", layer_name(layer), Size(file.size), file.file)?,
         None => writeln!(out, "{}: {publishes}, {archives}", layer_name(layer))?,
     }
-    writeln!(
-        out,
-        "  head: serial {}, {}; head {}, catalog {}",
-        head.version(),
-        Validity(head),
-        SignedBy(head_keys),
-        SignedBy(catalog_keys)
-    )?;
+    writeln!(out, "  head: {}", Signatures(published))?;
 
     for publish in &catalog.publishes {
         let Publish { serial, generation, time, label, .. } = publish;
@@ -193,16 +188,60 @@ pub(super) fn print_key(paths: &KeyPaths, key: &PublicKey, out: &mut impl Write)
     writeln!(out, "  {}  (for /etc/systemimager/keys of the image)", paths.public.display())
 }
 
+/// Prints one line about the head of a layer, and the keys that have signed it.
+pub(super) fn print_signatures(published: &Published, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}: {}", layer_name(&published.head.layer), Signatures(published))
+}
+
+/// Version, validity and keys of a head and its catalog.
+struct Signatures<'p>(&'p Published);
+
+impl fmt::Display for Signatures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Published { head, head_keys, catalog_keys, .. } = self.0;
+        write!(
+            f,
+            "serial {}, {}; head {}, catalog {}",
+            head.version(),
+            Validity(head),
+            SignedBy(head_keys),
+            SignedBy(catalog_keys)
+        )
+    }
+}
+
 /// The time for which a head is valid.
 struct Validity<'h>(&'h Head);
 
 impl fmt::Display for Validity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Validity(Head { issued, expires, .. }) = self;
+        write!(f, "issued {issued:.0}, ")?;
+        let now = Timestamp::now();
         match expires {
-            Some(expires) => write!(f, "issued {issued:.0}, expires {expires:.0}"),
-            None => write!(f, "issued {issued:.0}, never expires"),
+            None => f.write_str("never expires"),
+            Some(expires) if *expires < now => {
+                write!(f, "EXPIRED {expires:.0}, {} ago", RoughTime(now.duration_since(*expires)))
+            }
+            Some(expires) => {
+                write!(f, "expires {expires:.0}, in {}", RoughTime(expires.duration_since(now)))
+            }
         }
+    }
+}
+
+/// A duration in its largest unit, such as `6 days`.
+struct RoughTime(SignedDuration);
+
+impl fmt::Display for RoughTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = self.0.as_mins().unsigned_abs() as usize;
+        let count = match minutes {
+            0..120 => Count::new(minutes, "minute", "minutes"),
+            120..2_880 => Count::new(minutes / 60, "hour", "hours"),
+            _ => Count::new(minutes / 1_440, "day", "days"),
+        };
+        count.fmt(f)
     }
 }
 
