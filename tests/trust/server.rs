@@ -208,20 +208,36 @@ fn command_of_the_site_signs() {
 fn signatures_can_be_verified_by_hand() {
     require!(ROOT_AND_RSYNC, Program("minisign"), Program("signify-openbsd"));
     let (site, key) = signed_site();
-    let public = key.out.with_extension("pub").display().to_string();
-    let text = site.dir.path().join("text");
+    let directory = site.dir.path().join("by-hand");
+    fs::create_dir(&directory).expect("creates");
+    fs::copy(key.public(), directory.join("site.pub")).expect("copies");
+    let lines = lines_of_readme();
+    let has = |words: &str| lines.iter().any(|line| line.starts_with(words));
+    assert!(has("sed '") && has("minisign -V") && has("signify-openbsd -V"), "{lines:?}");
 
     for file in [site.head_path(), catalog_path(&site)] {
-        let script = "sed '/^untrusted comment:/,$d' \"$1\" >\"$2\"; \
-                      sed -n '/^untrusted comment:/,$p' \"$1\" >\"$2.minisig\"; \
-                      head -n 2 \"$2.minisig\" >\"$2.sig\"";
-        let mut shell = Command::new("sh");
-        common::run(shell.args(["-c", script, "sh"]).arg(&file).arg(&text));
-        common::run(Command::new("minisign").args(["-V", "-p", &public, "-m"]).arg(&text));
-        let mut signify = Command::new("signify-openbsd");
-        signify.args(["-V", "-p", &public, "-x"]).arg(text.with_extension("sig"));
-        common::run(signify.arg("-m").arg(&text));
+        let (text, altered) = (fs::read(&file).expect("reads"), directory.join("head.toml"));
+        let verify = || {
+            let script = format!("set -e\n{}\n", lines.join("\n"));
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script]).current_dir(&directory).output().expect("runs")
+        };
+        fs::write(&altered, &text).expect("writes");
+        assert!(verify().status.success(), "{:?}", verify());
+
+        let mut wrong = text.clone();
+        wrong[0] ^= 1;
+        fs::write(&altered, wrong).expect("writes");
+        assert!(!verify().status.success());
     }
+}
+
+/// The commands of the README that verify a file by hand.
+fn lines_of_readme() -> Vec<&'static str> {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("can be verified by hand:").expect("a section");
+    let (section, _) = section.split_once("`si_tardiff verify").expect("its end");
+    section.lines().filter_map(|line| line.strip_prefix("    ")).collect()
 }
 
 #[test]
