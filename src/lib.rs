@@ -74,6 +74,7 @@
 //!    trust never leads to a weaker check.
 //!    - `plan::tests::full_sync_reasons_distinguished`
 //!    - `tests/fallback.rs::untrusted_catalog_stops_update_without_fallback`
+//!    - `tests/trust/routes.rs::unsigned_changes_of_rsync_module_are_not_installed`
 //!    - `tests/trust/recovery.rs::expired_head_repairs_recorded_generation_and_installs_no_other`
 //! 10. **Deletions are bounded** by the deletion budget. The agent, its configuration, its keys and
 //!     the modules of the running kernel are protected.

@@ -51,7 +51,13 @@ enum NetworkSettings {
 }
 
 /// Lists the flavors of the server and chooses one. Changes nothing.
+///
+/// Fails on a node that requires signatures.
 pub fn flavor(request: &AutoinstallRequest, monitor: &dyn Monitor) -> Result<Flavor, UpdateError> {
+    // Refused before a question is asked, and before the server is.
+    let root = Root::open(&request.root).map_err(Untouched::from)?;
+    update::refuse_unsigned(&root, &request.trust, UnsignedRoute::Autoinstall)?;
+
     let arch = boot_files::arch();
     let available = boot_files::list(&request.server, &arch, monitor)?;
     let name = choose(request.flavor.as_deref(), &available).map_err(|error| {

@@ -24,6 +24,7 @@ use crate::root::RootError;
 use crate::signature::{KeyFileError, SignatureError};
 use crate::state::StateError;
 use crate::tree_path::TreePath;
+use crate::update::request::RepositorySource;
 
 /// Number of paths that a message lists.
 const MAX_LISTED: usize = 10;
@@ -153,6 +154,9 @@ pub enum UsageError {
         /// Path of the file.
         name: String,
     },
+    /// Only the directory of the request would be updated, and the image has none there.
+    #[error("cannot update {directory}: image {image} has no such directory, or it is excluded")]
+    NoDirectoryOfImage { directory: TreePath, image: ImageName },
     /// Neither the tree nor the kernel has a host name.
     #[error(
         "cannot find this host in the server's cluster.txt: the host has no name; pass --image"
@@ -206,7 +210,10 @@ pub enum TrustError {
          'si_tardiff publish --serial N', or pass --allow-downgrade"
     )]
     ForkedServer { name: String, version: Version },
-    /// The data of a run would not be signed.
+    /// The published `cluster.txt` is not the one that its catalog names.
+    #[error(transparent)]
+    ClusterDigest(FetchError),
+    /// Nothing signs the data of the run.
     #[error("this node requires signatures, and {0}")]
     UnsignedRoute(UnsignedRoute),
     /// A signature is missing or wrong.
@@ -260,16 +267,34 @@ pub enum FreshnessError {
     StaleCluster,
 }
 
-/// Data that nothing signs.
+/// Reason that the data of a run cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsignedRoute {
-    #[error("a sync without --diff takes the image from rsync; pass --diff")]
-    RsyncSync,
-    #[error("override {name} is not published; publish it with 'si_tardiff publish --override'")]
+    #[error(
+        "image {image} is not published in {repository}; publish it with 'si_tardiff publish \
+         --image {image} --sign-key FILE'"
+    )]
+    Image { image: ImageName, repository: String },
+    #[error(
+        "override {name} is not published; publish it with 'si_tardiff publish --override {name} \
+         --sign-key FILE'"
+    )]
     Override { name: ImageName },
-    #[error("the server's cluster.txt assigns the image; pass --image")]
-    Cluster,
-    #[error("--autoinstall takes the kernel of the installer from rsync")]
+    #[error(
+        "cluster.txt is not published in {repository}; publish it with 'si_tardiff publish \
+         --cluster FILE --sign-key FILE', or pass --image"
+    )]
+    Cluster { repository: String },
+    #[error("no repository is known that could be signed, or require_tls forbids it; pass --repo")]
+    NoRepository,
+    /// Nobody said that the image server has a repository.
+    #[error("the image server has no repository that could be signed: {0}; pass --repo")]
+    NoRepositoryOfServer(FetchError),
+    /// Verified boot files would not help: the installer itself verifies nothing.
+    #[error(
+        "--autoinstall starts an installer that takes its kernel, its scripts and the image from \
+         rsync, where nothing is signed; start the installer by other means"
+    )]
     Autoinstall,
 }
 
@@ -425,6 +450,18 @@ pub enum BootLoaderError {
 }
 
 impl UpdateError {
+    /// Explains a server that does not answer, if nobody said that it has a repository.
+    pub(super) fn without_repository(self, repo: &RepositorySource) -> Self {
+        match (self, repo) {
+            (UpdateError::Fetch(error), RepositorySource::Assumed(_))
+                if error.kind == FetchErrorKind::Unreachable =>
+            {
+                TrustError::UnsignedRoute(UnsignedRoute::NoRepositoryOfServer(error)).into()
+            }
+            (error, _) => error,
+        }
+    }
+
     /// Converts an error of a reception from `server`, by the side at fault.
     pub(super) fn from_full_sync(error: FullSyncError, server: &Server) -> Self {
         let kind = match error {

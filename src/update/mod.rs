@@ -45,9 +45,11 @@ pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
 pub use recover::{PendingFilesystem, pending_filesystems, recover};
 pub use report::{ByDigest, Report, UpdateOutcome};
-pub use request::{Check, Excludes, RsyncScope, SyncMode, TrustSettings, UpdateRequest};
+pub use request::{
+    Check, Excludes, RepositorySource, RsyncScope, SyncMode, TrustSettings, UpdateRequest,
+};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
-pub use source::cluster::{Assigned, cluster, host_name};
+pub use source::cluster::{Assigned, ClusterRequest, cluster, host_name};
 pub(crate) use source::trust::refuse_unsigned;
 pub use status::{Status, UndoSummary, status};
 
@@ -70,7 +72,7 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
 
     let result = match &request.mode {
         SyncMode::Diffs(repo) => strategy::run_catalog(&run, repo),
-        SyncMode::Rsync(scope) => strategy::rsync_only::run_rsync(&run, scope),
+        SyncMode::Rsync(scope) => strategy::run_sync(&run, scope),
     };
     if let Err(error) = run.discard_received() {
         monitor.warn(UpdateNotice::ReceiveDirLeft(error));

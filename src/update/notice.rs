@@ -178,6 +178,8 @@ pub(super) enum Route {
     /// The image is unchanged, but its overrides are not.
     NewOverrides,
     Rsync(Server),
+    /// Without `--diff`, on a node that requires signatures.
+    SignedSync,
     Rollback,
     /// The kernel for which the paths were kept runs no more.
     KernelPaths {
@@ -409,6 +411,9 @@ impl fmt::Display for Route {
                 f.write_str("the image is at the head of the catalog, but its overrides changed")
             }
             Route::Rsync(server) => write!(f, "rsync from {server}"),
+            Route::SignedSync => f.write_str(
+                "full sync to the newest signed generation, since this node requires signatures",
+            ),
             Route::Rollback => f.write_str("restoring the state before the last update"),
             Route::KernelPaths { release } => {
                 write!(f, "removing the paths that were kept for kernel {release}")

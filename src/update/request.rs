@@ -101,6 +101,26 @@ pub struct RsyncScope {
     pub directory: TreePath,
     /// Whether paths that the image lacks are removed.
     pub delete: bool,
+    /// Repository with the signed generations, for a node that requires signatures.
+    pub repo: Option<RepositorySource>,
+}
+
+/// Repository of a run that was not told to use one.
+#[derive(Clone, Debug)]
+pub enum RepositorySource {
+    /// Named by the administrator.
+    Configured(RepoUrl),
+    /// The web server at the address of the image server, which need not be a repository.
+    Assumed(RepoUrl),
+}
+
+impl RepositorySource {
+    /// The address.
+    pub fn url(&self) -> &RepoUrl {
+        match self {
+            RepositorySource::Configured(url) | RepositorySource::Assumed(url) => url,
+        }
+    }
 }
 
 /// Exclude rules and their source.

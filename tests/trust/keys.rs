@@ -103,10 +103,14 @@ fn routes_that_nothing_signs_are_refused() {
         common::site::Run::from_output(command.output().expect("runs"))
     };
 
-    run(&["--image", "node"]).ended(3, &["requires signatures", "--diff"]);
-    run(&["--diff", "--repo", &site.repo_url]).ended(3, &["cluster.txt", "--image"]);
+    let repo = ["--repo", &site.repo_url];
+    run(&[&["--image", "other"], &repo[..]].concat()).ended(3, &["image other is not published"]);
+    run(&[&["--diff"], &repo[..]].concat()).ended(3, &["cluster.txt is not published"]);
     fs::create_dir_all(site.dir.path().join("overrides/gpu")).expect("creates");
     site.update(&["--override", "gpu"]).ended(3, &["override gpu is not published"]);
+    run(&["--autoinstall"]).ended(3, &["an installer that takes its kernel, its scripts"]);
+    run(&["--image", "node", "--override", "gpu", "--repo", &site.repo_url])
+        .ended(3, &["override gpu is not published"]);
     site.unchanged_since(&before);
 }
 

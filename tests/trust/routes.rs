@@ -70,3 +70,251 @@ fn cluster_is_signed_refreshed_and_pruned() {
     fs::write(file, "node1:all:evil:\n").expect("writes");
     tardiff(&site, &["verify"]).ended(1, &["FAULT: cluster.txt: "]);
 }
+
+/// Runs the client with the repository and the rsync daemon of the site, and `words`.
+fn client(site: &Site, words: &[&str]) -> common::site::Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--yes", "--exclude-file", "/dev/null", "--repo", &site.repo_url, "--root"]);
+    command.arg(site.node());
+    if let Some(port) = site.rsync_port() {
+        command.args(["--server", "127.0.0.1", "--rsync-port", &port.to_string()]);
+    }
+    common::site::Run::from_output(command.args(words).output().expect("runs"))
+}
+
+/// Asserts that a run is refused for trust, with `words`, and changes nothing.
+#[track_caller]
+fn client_refused(site: &Site, arguments: &[&str], words: &[&str]) {
+    let before = site.snapshot();
+    client(site, arguments).ended(3, words);
+    site.unchanged_since(&before);
+}
+
+/// A signed site with a `cluster.txt` in the module `scripts`, and node `node1`.
+fn site_with_scripts(assigned: &str) -> (Site, SiteKey) {
+    let (site, key) = signed_site();
+    let scripts = site.dir.path().join("scripts");
+    fs::create_dir(&scripts).expect("creates");
+    fs::write(scripts.join("cluster.txt"), cluster_text(assigned)).expect("writes");
+    fs::write(site.node().join("etc/hostname"), "node1\n").expect("writes");
+    (site.with_rsync(), key)
+}
+
+/// Replaces the head of the cluster.
+fn write_cluster_head(site: &Site, head: &Head, key: &SiteKey) {
+    let bytes = key.sign(&head.to_toml().expect("text"));
+    fs::write(site.repo().join("cluster/head.toml"), bytes).expect("writes");
+}
+
+#[test]
+fn signed_cluster_replaces_that_of_daemon() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("evil");
+    client_refused(&site, &["--diff"], &["cluster.txt is not published", "--cluster FILE"]);
+    publish_cluster(&site, &cluster_text("node"), &[]).ended(0, &[]);
+    client_refused(&site, &["--diff"], &["head.toml: it is not signed"]);
+    publish_cluster(&site, &cluster_text("node"), &["--sign-key", &key.secret()]).ended(0, &[]);
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+
+    client(&site, &["--diff"]).ended(0, &["cluster.txt assigns image node"]);
+    site.same_except(&["/etc/systemimager", "/etc/hostname"]);
+}
+
+#[test]
+fn cluster_attacks_are_refused() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    let cluster = site.repo().join("cluster");
+    publish_cluster(&site, &cluster_text("old"), &["--sign-key", &key.secret()]).ended(0, &[]);
+    let old = cluster_head(&site);
+    publish_cluster(&site, &cluster_text("node"), &["--sign-key", &key.secret()]).ended(0, &[]);
+    client(&site, &["--diff"]).ended(0, &[]);
+    let genuine = fs::read(cluster.join("head.toml")).expect("reads");
+
+    // A head of before, from a mirror and with the time of today.
+    write_cluster_head(&site, &old, &key);
+    client_refused(&site, &["--diff"], &["older cluster.txt"]);
+    write_cluster_head(&site, &Head { issued: jiff::Timestamp::now(), ..old }, &key);
+    client_refused(&site, &["--diff"], &["serial 1 of cluster.txt", "has seen 2"]);
+
+    let mallory = SiteKey::new(&site, "mallory");
+    let text = SignedText::split(&genuine).expect("divides").unverified_text().to_vec();
+    fs::write(cluster.join("head.toml"), mallory.sign(&String::from_utf8(text).expect("text")))
+        .expect("writes");
+    client_refused(&site, &["--diff"], &["not trusted here"]);
+
+    // The image in place of the cluster, and the cluster in place of the image.
+    let away = site.dir.path().join("away");
+    fs::rename(&cluster, &away).expect("renames");
+    common::copy_tree(&site.repo().join("node"), &cluster);
+    client_refused(&site, &["--diff"], &["of image node, not that of cluster.txt"]);
+    fs::remove_dir_all(&cluster).expect("removes");
+    fs::rename(&away, &cluster).expect("renames");
+    let image = fs::read(site.head_path()).expect("reads");
+    fs::write(site.head_path(), &genuine).expect("writes");
+    client_refused(&site, &["--diff", "--image", "node"], &["of cluster.txt, not that of image"]);
+    fs::write(site.head_path(), image).expect("writes");
+
+    fs::write(cluster.join("head.toml"), &genuine).expect("writes");
+    client(&site, &["--diff"]).ended(0, &[]);
+}
+
+#[test]
+fn altered_cluster_file_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    publish_cluster(&site, &cluster_text("node"), &["--sign-key", &key.secret()]).ended(0, &[]);
+    let sha256 = systemimager::digest::Digest::of(cluster_text("node").as_bytes()).to_string();
+    let file = site.repo().join(format!("cluster/files/{}.txt", &sha256[..32]));
+    fs::write(file, cluster_text("evil")).expect("writes");
+
+    client_refused(&site, &["--diff"], &["digest"]);
+}
+
+#[test]
+fn node_without_key_asks_daemon_for_cluster_first() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    key.distrust(&site);
+    publish_cluster(&site, &cluster_text("other"), &["--sign-key", &key.secret()]).ended(0, &[]);
+
+    client(&site, &["--diff"]).ended(0, &["assigns image node"]);
+
+    // Without a daemon in the configuration, the published one is used.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--yes", "--diff", "--exclude-file", "/dev/null", "--repo", &site.repo_url]);
+    let output = command.arg("--root").arg(site.node()).output().expect("runs");
+    common::site::Run::from_output(output).ended(4, &["assigns image other"]);
+}
+
+#[test]
+fn sync_without_diff_installs_signed_generation() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let site = site.with_rsync();
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    fs::write(site.node().join("etc/untracked"), "of the node").expect("writes");
+    client(&site, &["--image", "node", "--dry-run"]).ended(0, &["etc/version", "etc/untracked"]);
+    assert!(site.node().join("etc/untracked").exists());
+
+    client(&site, &["--image", "node"]).ended(0, &["the newest signed generation"]);
+
+    site.same_except(&["/etc/systemimager"]);
+    assert!(site.status().contains("serial:      2"), "{}", site.status());
+    site.updated(&[]).ended(0, &["is up to date: serial 2"]);
+}
+
+#[test]
+fn unsigned_changes_of_rsync_module_are_not_installed() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let site = site.with_rsync();
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    let published = site.dir.path().join("published");
+    common::copy_tree(&site.image(), &published);
+    let image = site.image();
+    fs::write(image.join("etc/version"), "version 6").expect("writes");
+    fs::write(image.join("etc/backdoor"), "of an attacker").expect("writes");
+    common::run(Command::new("chmod").arg("4777").arg(image.join("etc/version")));
+    common::run(Command::new("chmod").arg("0777").arg(image.join("etc")));
+    let overruled = image.join("etc/systemimager/updateclient.local.exclude");
+    fs::create_dir_all(overruled.parent().expect("a parent")).expect("creates");
+    fs::write(overruled, "/etc\n").expect("writes");
+
+    client(&site, &["--image", "node"]).ended(0, &["the newest signed generation"]);
+
+    common::judge::same(&published, &site.node(), &["/etc/systemimager"]);
+}
+
+#[test]
+fn sync_without_diff_needs_a_signed_image() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::at(&tree(1)).with_rsync();
+    let key = SiteKey::new(&site, "site");
+    key.trust(&site, "");
+
+    client_refused(&site, &["--image", "node"], &["head.toml: it is not signed"]);
+    client_refused(&site, &["--image", "other"], &["image other is not published in file://"]);
+
+    let port = site.rsync_port().expect("a daemon").to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--yes", "--server", "127.0.0.1:1", "--rsync-port", &port, "--image", "node"]);
+    let before = site.snapshot();
+    let run = common::site::Run::from_output(
+        command.arg("--root").arg(site.node()).output().expect("runs"),
+    );
+    run.ended(3, &["the image server has no repository that could be signed", "--repo"]);
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn signed_sync_obeys_directory_and_no_delete() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let site = site.with_rsync();
+    let mut next = tree(2);
+    trees::put(&mut next, "usr/version", Item::file("version 2"));
+    publish(&site, &next, &["--sign-key", &key.secret()]);
+    let node = site.node();
+    fs::write(node.join("etc/untracked"), "of the node").expect("writes");
+
+    client(&site, &["--image", "node", "--directory", "/wonder"]).ended(2, &["no such directory"]);
+    client(&site, &["--image", "node", "--directory", "/etc", "--no-delete"]).ended(0, &[]);
+    let version = fs::read_to_string(node.join("etc/version")).expect("reads");
+    assert_eq!(version, "version 2");
+    assert!(node.join("etc/untracked").exists() && !node.join("usr/version").exists());
+    // The tree has parts of two generations.
+    assert!(site.status().contains("nothing is recorded"), "{}", site.status());
+
+    client(&site, &["--image", "node", "--directory", "/etc"]).ended(0, &[]);
+    assert!(!node.join("etc/untracked").exists() && !node.join("usr/version").exists());
+    client(&site, &["--image", "node"]).ended(0, &[]);
+    site.same_except(&["/etc/systemimager"]);
+}
+
+#[test]
+fn exclude_file_comes_from_signed_manifest() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let site = site.with_rsync();
+    let file = "etc/systemimager/updateclient.local.exclude";
+    let mut next = tree(2);
+    trees::put(&mut next, "etc/systemimager", Item::dir());
+    trees::put(&mut next, file, Item::file("/srv/\n"));
+    publish(&site, &next, &["--sign-key", &key.secret()]);
+    fs::write(site.image().join(file), "/etc/\n/srv/\n").expect("writes");
+    let port = site.rsync_port().expect("a daemon").to_string();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--yes", "--server", "127.0.0.1", "--rsync-port", &port, "--image", "node"]);
+    command.args(["--repo", &site.repo_url, "--root"]).arg(site.node());
+    let run = common::site::Run::from_output(command.output().expect("runs"));
+
+    run.ended(0, &["exclude"]);
+    assert_eq!(fs::read_to_string(site.node().join(file)).expect("reads"), "/srv/\n");
+    let version = fs::read_to_string(site.node().join("etc/version")).expect("reads");
+    assert_eq!(version, "version 2");
+}
+
+#[test]
+fn override_of_signed_sync_has_to_be_signed() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let overrides = site.dir.path().join("overrides");
+    fs::create_dir_all(overrides.join("gpu/etc")).expect("creates");
+    fs::write(overrides.join("gpu/etc/gpu"), "a driver").expect("writes");
+    let site = site.with_rsync();
+    let arguments = ["--image", "node", "--override", "gpu"];
+    let hint = ["override gpu is not published", "publish --override gpu"];
+    client_refused(&site, &arguments, &hint);
+    client_refused(&site, &[&["--diff"], &arguments[..]].concat(), &hint);
+
+    let directory = overrides.display().to_string();
+    let words = ["publish", "--override", "gpu", "--overrides-dir", &directory];
+    tardiff(&site, &words).ended(0, &[]);
+    client_refused(&site, &arguments, &["head.toml: it is not signed"]);
+    tardiff(&site, &["sign", "--override", "gpu", "--sign-key", &key.secret()]).ended(0, &[]);
+
+    client(&site, &arguments).ended(0, &["node with gpu, serial 1"]);
+    assert_eq!(fs::read_to_string(site.node().join("etc/gpu")).expect("reads"), "a driver");
+}

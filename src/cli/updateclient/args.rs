@@ -70,7 +70,7 @@ pub struct Arguments {
     /// Image server; its repository is `http://HOST[:PORT]/`, unless --repo names another
     #[arg(long, help_heading = TARGET, value_name = "HOST[:PORT]")]
     pub server: Option<String>,
-    /// Image of this node [default: as the server's scripts/cluster.txt says]
+    /// Image of this node [default: as the server's cluster.txt says]
     #[arg(long, help_heading = TARGET, value_name = "NAME")]
     pub image: Option<String>,
     /// Copy this override over the image; can be repeated, each over those before it

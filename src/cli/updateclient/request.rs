@@ -16,8 +16,8 @@ use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
-    self, Assigned, ExplainRequest, RollbackRequest, RsyncScope, SyncMode, TrustSettings,
-    UpdateError, UpdateRequest,
+    self, Assigned, ClusterRequest, ExplainRequest, RepositorySource, RollbackRequest, RsyncScope,
+    SyncMode, TrustSettings, UpdateError, UpdateRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -73,7 +73,7 @@ pub fn check_combinations(arguments: &Arguments) -> Result<(), ArgumentError> {
     Ok(())
 }
 
-/// Image and overrides of this node: as configured, or else from the server's `cluster.txt`.
+/// Image and overrides of this node: as configured, or else from the site's `cluster.txt`.
 pub fn find_assignment(
     arguments: &Arguments,
     settings: &Settings,
@@ -85,11 +85,25 @@ pub fn find_assignment(
         return Ok(Assigned { image, overrides });
     }
 
-    let server = require_rsync_server(settings, tunnel)?;
+    let repo = repository_source(settings, tunnel);
+    let rsync = match require_rsync_server(settings, tunnel) {
+        Err(error) if repo.is_none() => return Err(error.into()),
+        server => server.ok(),
+    };
     let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
-    let options = FetchOptions { deadline, ..fetch_options(arguments, settings) };
-    let mut assigned =
-        update::cluster(&arguments.root, &server, &options, &trust_settings(arguments, settings))?;
+    let request = ClusterRequest {
+        root: arguments.root.clone(),
+        rsync,
+        repo,
+        fetch: FetchOptions { deadline, ..fetch_options(arguments, settings) },
+        spool_limit: spool_limit(settings),
+        trust: trust_settings(arguments, settings),
+        // The update that follows removes all records of seen catalogs.
+        allow_downgrade: arguments.allow_downgrade || arguments.forget_seen,
+        allow_root_fs: settings.allow_root_fs.clone(),
+        dry_run: arguments.dry_run,
+    };
+    let mut assigned = update::cluster(&request, monitor)?;
     if !overrides.is_empty() {
         assigned.overrides = overrides;
     }
@@ -131,7 +145,7 @@ pub fn update_request(
         allow_downgrade: arguments.allow_downgrade,
         allow_root_fs: settings.allow_root_fs.clone(),
         fetch: fetch_options(arguments, settings),
-        spool_limit: u64::from(settings.download.spool_limit) << 20,
+        spool_limit: spool_limit(settings),
         trust: trust_settings(arguments, settings),
         forget_seen: arguments.forget_seen,
     })
@@ -225,6 +239,11 @@ fn trust_settings(arguments: &Arguments, settings: &Settings) -> TrustSettings {
     }
 }
 
+/// Limit of the spool in bytes.
+fn spool_limit(settings: &Settings) -> u64 {
+    u64::from(settings.download.spool_limit) << 20
+}
+
 fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
     let download = &settings.download;
     FetchOptions {
@@ -263,7 +282,20 @@ fn sync_mode(
         None => TreePath::root(),
         Some(path) => absolute("--directory", path)?,
     };
-    Ok(SyncMode::Rsync(RsyncScope { directory, delete: !arguments.no_delete }))
+    let repo = repository_source(settings, tunnel);
+    Ok(SyncMode::Rsync(RsyncScope { directory, delete: !arguments.no_delete, repo }))
+}
+
+/// The repository for a run that needs one only if the node requires signatures.
+fn repository_source(
+    settings: &Settings,
+    tunnel: Option<&ServerTunnel>,
+) -> Option<RepositorySource> {
+    let url = repo_url(settings, tunnel).ok()?;
+    Some(match settings.repo {
+        Some(_) => RepositorySource::Configured(url),
+        None => RepositorySource::Assumed(url),
+    })
 }
 
 fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUrl, ArgumentError> {

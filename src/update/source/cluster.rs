@@ -1,18 +1,27 @@
-//! The server's `cluster.txt`: image and overrides of a host whose own configuration names none.
+//! The `cluster.txt` of a site: image and overrides of a host whose own configuration names none.
+//!
+//! A node that requires signatures reads the published one, which is verified like an image. Any
+//! other node reads that of the rsync daemon, as the old client did, so that a change of the file
+//! needs no publish.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::apply::Untouched;
+use crate::catalog::CatalogFault;
 use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
 use crate::full_sync::Server;
-use crate::host::{HostAssignment, MAX_FILE};
-use crate::image::ImageName;
+use crate::host::{BadFile, HostAssignment, MAX_FILE};
+use crate::image::{ImageName, Layer};
+use crate::report::Monitor;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
-use crate::update::error::{ClusterFault, UnsignedRoute, UpdateError, UsageError};
-use crate::update::request::TrustSettings;
-use crate::update::source::trust::refuse_unsigned;
+use crate::update::error::{ClusterFault, TrustError, UnsignedRoute, UpdateError, UsageError};
+use crate::update::recover::{open_for_dry_run, open_session};
+use crate::update::request::{RepositorySource, TrustSettings};
+use crate::update::requester::Requester;
+use crate::update::source::head::{LayerAnswer, LayerRequest};
+use crate::update::source::trust::requires_signature;
 
 /// Name of the file in the rsync module `scripts`.
 const FILE: &str = "cluster.txt";
@@ -20,6 +29,29 @@ const FILE: &str = "cluster.txt";
 const HOSTNAME: &str = "etc/hostname";
 /// Limit for the bytes read of that file; a host name is shorter.
 const MAX_NAME: u64 = 4096;
+
+/// Request for the image and the overrides of a host.
+#[derive(Clone, Debug)]
+pub struct ClusterRequest {
+    /// Top of the tree of the host.
+    pub root: PathBuf,
+    /// Rsync daemon with the module `scripts`.
+    pub rsync: Option<Server>,
+    /// Repository with the published file.
+    pub repo: Option<RepositorySource>,
+    /// Options of downloads.
+    pub fetch: FetchOptions,
+    /// Limit for the bytes in the spool.
+    pub spool_limit: u64,
+    /// Requirements for signatures and times.
+    pub trust: TrustSettings,
+    /// Whether a file older than one seen before is accepted.
+    pub allow_downgrade: bool,
+    /// Filesystem types of the root that are accepted although they are not known to be safe.
+    pub allow_root_fs: Vec<String>,
+    /// Whether the node records nothing.
+    pub dry_run: bool,
+}
 
 /// Image and overrides that the server assigns to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,28 +62,98 @@ pub struct Assigned {
     pub overrides: Vec<ImageName>,
 }
 
+/// A `cluster.txt` and its address.
+struct ClusterFile {
+    bytes: Vec<u8>,
+    address: String,
+}
+
 /// Fetches `cluster.txt` and finds the host to which the tree at `root` belongs.
-pub fn cluster(
-    root: &Path,
-    server: &Server,
-    options: &FetchOptions,
-    trust: &TrustSettings,
-) -> Result<Assigned, UpdateError> {
-    let root = Root::open(root).map_err(Untouched::from)?;
-    refuse_unsigned(&root, trust, UnsignedRoute::Cluster)?;
+pub fn cluster(request: &ClusterRequest, monitor: &dyn Monitor) -> Result<Assigned, UpdateError> {
+    let root = Root::open(&request.root).map_err(Untouched::from)?;
     let host = host_name(&root).map_err(Untouched::from)?.ok_or(UsageError::NamelessHost)?;
 
+    let is_required = requires_signature(&root, &request.trust)?;
+    let file = match (&request.rsync, &request.repo) {
+        (Some(server), _) if !is_required => fetch_from_daemon(server, &request.fetch)?,
+        (_, Some(repo)) => fetch_published(request, repo, monitor)?,
+        (_, None) if is_required => {
+            return Err(TrustError::UnsignedRoute(UnsignedRoute::NoRepository).into());
+        }
+        (_, None) => return Err(UsageError::NoServer.into()),
+    };
+    file.assignment(&host)
+}
+
+fn fetch_from_daemon(server: &Server, options: &FetchOptions) -> Result<ClusterFile, UpdateError> {
     let address = server.address("scripts/");
     let bytes = Repository::open_module(address.clone(), server.relay.clone(), options)?
         .fetch_unverified(FILE, MAX_FILE as u64)?;
+    Ok(ClusterFile { bytes, address: format!("{address}{FILE}") })
+}
 
-    let unusable = |why: ClusterFault| {
-        FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why)
+/// Fetches the published file, whose head and catalog are verified like those of an image.
+fn fetch_published(
+    request: &ClusterRequest,
+    repo: &RepositorySource,
+    monitor: &dyn Monitor,
+) -> Result<ClusterFile, UpdateError> {
+    // The record of the newest catalog is a file of the tree, which only one run may change.
+    let session = if request.dry_run {
+        open_for_dry_run(&request.root)?
+    } else {
+        open_session(&request.root, &request.allow_root_fs, monitor)?
     };
-    let cluster =
-        HostAssignment::parse(FILE, &bytes, &host).map_err(|error| unusable(error.into()))?;
-    let image = cluster.image.ok_or_else(|| unusable(ClusterFault::NoImage { host }))?;
-    Ok(Assigned { image, overrides: cluster.overrides })
+    let node = Requester {
+        root: &session.root,
+        fetch: &request.fetch,
+        trust: &request.trust,
+        allow_downgrade: request.allow_downgrade,
+        dry_run: request.dry_run,
+        spool_limit: request.spool_limit,
+        monitor,
+    };
+    let question = LayerRequest { node, repo: repo.url(), layer: &Layer::Cluster, known: None };
+    let published = match question.send().map_err(|error| error.without_repository(repo))? {
+        LayerAnswer::Published(published) => published,
+        LayerAnswer::NotPublished => {
+            let repository = repo.url().to_string();
+            return Err(TrustError::UnsignedRoute(UnsignedRoute::Cluster { repository }).into());
+        }
+        // Without a known catalog there is no answer without a catalog.
+        LayerAnswer::Unchanged | LayerAnswer::Stale => {
+            return Err(TrustError::UnexpectedNotModified.into());
+        }
+    };
+    if let Some(not_fresh) = published.not_fresh {
+        return Err(TrustError::from(not_fresh).into());
+    }
+
+    let repository = &published.repository;
+    let file = published.catalog.cluster_file.as_ref().ok_or(CatalogFault::ClusterFile);
+    let file = file.map_err(|fault| TrustError::Catalog(fault.into()))?;
+    let fetched = repository.fetch_small(file, MAX_FILE as u64);
+    let bytes = fetched.map_err(|error| match error.kind {
+        FetchErrorKind::Corrupt => TrustError::ClusterDigest(error).into(),
+        _ => UpdateError::from(error),
+    })?;
+    repository.discard(file)?;
+    Ok(ClusterFile { bytes, address: format!("{}cluster/{}", repo.url(), file.file) })
+}
+
+impl ClusterFile {
+    /// Finds image and overrides of `host`.
+    fn assignment(&self, host: &str) -> Result<Assigned, UpdateError> {
+        let found = HostAssignment::parse(FILE, &self.bytes, host)
+            .map_err(|error: BadFile| self.unusable(error.into()))?;
+        let no_image = ClusterFault::NoImage { host: host.to_owned() };
+        let image = found.image.ok_or_else(|| self.unusable(no_image))?;
+        Ok(Assigned { image, overrides: found.overrides })
+    }
+
+    fn unusable(&self, why: ClusterFault) -> FetchError {
+        FetchError::new(FetchErrorKind::Corrupt, Side::Server, self.address.clone(), why)
+    }
 }
 
 /// Returns the host name of a tree, up to the first dot.

@@ -168,10 +168,18 @@ pub(crate) fn refuse_unsigned(
     settings: &TrustSettings,
     route: UnsignedRoute,
 ) -> Result<(), UpdateError> {
-    if settings.require_signature || read_keys(root)?.requires_signature() {
+    if requires_signature(root, settings)? {
         return Err(TrustError::UnsignedRoute(route).into());
     }
     Ok(())
+}
+
+/// Whether the node at `root` requires signatures.
+pub(in crate::update) fn requires_signature(
+    root: &Root,
+    settings: &TrustSettings,
+) -> Result<bool, UpdateError> {
+    Ok(settings.require_signature || read_keys(root)?.requires_signature())
 }
 
 fn has<'k>(mut keys: impl Iterator<Item = &'k PublicKey>, text: &str) -> bool {

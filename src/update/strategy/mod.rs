@@ -13,7 +13,8 @@ mod head_update;
 mod pinned_head;
 mod recorded_generation;
 mod repair;
-pub(super) mod rsync_only;
+mod rsync_only;
+mod signed_sync;
 
 use std::collections::HashSet;
 
@@ -25,29 +26,28 @@ use crate::image::Layer;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
 use crate::state::seen::SeenHeads;
 use crate::state::{SeenCatalog, State};
-use crate::update::error::{TrustError, UpdateError, UsageError};
+use crate::update::error::{TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
 use crate::update::notice::{TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
-use crate::update::request::Excludes;
+use crate::update::request::{Excludes, RsyncScope};
 use crate::update::run::Run;
 use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides;
 use crate::update::source::published::PublishedImage;
+use crate::update::source::trust::requires_signature;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
 use head_update::{Goal, HeadUpdate, StrategyOutcome};
 use pinned_head::check_pinned;
 use recorded_generation::RecordedGeneration;
+use signed_sync::SignedSync;
 
 /// Updates the tree to the head of the catalog in the repository `repo`.
 pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
     let request = run.request;
-    if request.forget_seen && !request.dry_run {
-        SeenHeads::forget(&run.session.root).map_err(Untouched::from_root)?;
-        run.monitor.warn(UpdateNotice::SeenForgotten);
-    }
+    forget_seen(run)?;
     let state = recorded::load_state(run)?;
     let layer = Layer::Image(request.image.clone());
     let ask = |known| LayerRequest { node: run.requester(), repo, layer: &layer, known }.send();
@@ -84,10 +84,42 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     if !published.is_signed {
         run.monitor.note(UpdateNotice::CatalogUnsigned);
     }
-    let result = verify_same_head(&published, state.as_ref())
-        .and_then(|()| install_head(run, repo, &published, state.as_ref()));
+    let result = verify_same_head(&published, state.as_ref()).and_then(|()| {
+        install_head(run, |run| try_strategies(run, repo, &published, state.as_ref()))
+    });
     tidy_spool(run, &result);
     result
+}
+
+/// Syncs the tree, or one directory of it, without diffs.
+///
+/// On a node that requires signatures the newest signed generation is the target, otherwise the
+/// image that the rsync daemon has.
+pub(super) fn run_sync(run: &Run<'_>, scope: &RsyncScope) -> Result<Report, UpdateError> {
+    if !requires_signature(&run.session.root, &run.request.trust)? {
+        return rsync_only::run_rsync(run, scope);
+    }
+    let Some(repo) = &scope.repo else {
+        return Err(TrustError::UnsignedRoute(UnsignedRoute::NoRepository).into());
+    };
+    forget_seen(run)?;
+    let state = recorded::load_state(run)?;
+    let published = signed_sync::ask(run, repo)?;
+
+    let state = state.as_ref();
+    let sync = SignedSync { scope, repo, published: &published, state };
+    let result = install_head(run, |run| sync.run(run));
+    tidy_spool(run, &result);
+    result
+}
+
+/// Removes the records of seen heads, if the request says so.
+fn forget_seen(run: &Run<'_>) -> Result<(), UpdateError> {
+    if run.request.forget_seen && !run.request.dry_run {
+        SeenHeads::forget(&run.session.root).map_err(Untouched::from_root)?;
+        run.monitor.warn(UpdateNotice::SeenForgotten);
+    }
+    Ok(())
 }
 
 /// Verifies the manifest of a head that the node already has, if the serial has grown.
@@ -150,13 +182,13 @@ fn are_overrides_unmodified(
 }
 
 /// Installs the head of a checked catalog, under the exclude rules that the target has.
+///
+/// `install` is repeated if the target has other rules than those of `run`.
 fn install_head(
     run: &Run<'_>,
-    repo: &RepoUrl,
-    published: &PublishedImage,
-    state: Option<&State>,
+    install: impl Fn(&Run<'_>) -> Result<StrategyOutcome, UpdateError>,
 ) -> Result<Report, UpdateError> {
-    let rules = match try_strategies(run, repo, published, state)? {
+    let rules = match install(run)? {
         StrategyOutcome::Done(report) => return Ok(*report),
         StrategyOutcome::OtherExcludes(rules) => rules,
     };
@@ -167,7 +199,7 @@ fn install_head(
     };
     let name = &excludes.name;
     run.monitor.note(UpdateNotice::ExcludesOfImage { name });
-    match try_strategies(&run.with_excludes(&excludes)?, repo, published, state)? {
+    match install(&run.with_excludes(&excludes)?)? {
         StrategyOutcome::Done(report) => Ok(*report),
         StrategyOutcome::OtherExcludes(_) => {
             Err(UsageError::UnstableExcludes { name: name.clone() }.into())

@@ -1,5 +1,6 @@
 //! Rsync-only sync: the server's image with its overrides, published or not, as the old client did.
 //!
+//! Nothing is signed here, so that a node that requires signatures uses `signed_sync.rs` instead.
 //! Everything is received beside the tree, composed, compared, and applied by one transaction. The
 //! result is recorded, but as no generation, since nobody published it.
 
@@ -17,7 +18,7 @@ use crate::host::{Check, Drift};
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::state::{SeenCatalog, State};
-use crate::update::error::{Refusal, UnsignedRoute, UpdateError, UsageError};
+use crate::update::error::{Refusal, UpdateError, UsageError};
 use crate::update::installed::recorded;
 use crate::update::notice::{Route, UpdateNotice};
 use crate::update::report::Report;
@@ -25,7 +26,6 @@ use crate::update::request::{RsyncScope, UpdateRequest};
 use crate::update::run::Run;
 use crate::update::source::excludes;
 use crate::update::source::overrides::{self, LayerSource, OverrideLayer, receive_override};
-use crate::update::source::trust::refuse_unsigned;
 use crate::update::strategy::fetch_by_digest::{list_missing, take_received};
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::provisions::list_provisions;
@@ -42,12 +42,8 @@ struct RsyncOnly<'a> {
 }
 
 /// Updates the tree, or one directory of it, to the server's image and overrides.
-pub(in crate::update) fn run_rsync(
-    run: &Run<'_>,
-    scope: &RsyncScope,
-) -> Result<Report, UpdateError> {
+pub(super) fn run_rsync(run: &Run<'_>, scope: &RsyncScope) -> Result<Report, UpdateError> {
     let server = run.request.rsync.as_ref().ok_or(UsageError::NoServer)?;
-    refuse_unsigned(&run.session.root, &run.request.trust, UnsignedRoute::RsyncSync)?;
     match excludes::find_in_modules(run, server)? {
         None => sync(run, scope, server),
         Some(excludes) => {
@@ -86,7 +82,7 @@ impl RsyncOnly<'_> {
         target.provisions = self.list_provisions(&selected)?;
         let live = transaction.read_live_tree(&target)?;
         let plan = transaction.plan(&target, &live)?;
-        self.refuse_displacement(&plan)?;
+        refuse_displacement(&plan, self.scope)?;
 
         if plan.is_empty() {
             if state.is_some_and(|state| state.is_published() && self.has_same_overrides(&state)) {
@@ -245,16 +241,6 @@ impl RsyncOnly<'_> {
         }
     }
 
-    /// Refuses to displace a path of the node if nothing may be removed.
-    fn refuse_displacement(&self, plan: &ChangePlan) -> Result<(), UpdateError> {
-        match plan.displaced.first() {
-            Some(path) if !self.scope.delete => {
-                Err(Refusal::WouldDisplace { path: path.clone() }.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn has_same_overrides(&self, state: &State) -> bool {
         let recorded = state.overrides.iter().map(|record| &record.name);
         recorded.eq(&self.run.request.overrides)
@@ -317,10 +303,21 @@ fn compose_overrides(layers: &[OverrideLayer]) -> Result<Option<Manifest>, Updat
     overrides::compose(&first.manifest, rest.iter().map(|layer| &layer.manifest)).map(Some)
 }
 
+/// Refuses to displace a path of the node if nothing may be removed.
+pub(super) fn refuse_displacement(
+    plan: &ChangePlan,
+    scope: &RsyncScope,
+) -> Result<(), UpdateError> {
+    match plan.displaced.first() {
+        Some(path) if !scope.delete => Err(Refusal::WouldDisplace { path: path.clone() }.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Sets the mtimes of directories in which nothing else changes.
 ///
 /// A diff does not count them as drift, but the old client set them.
-fn set_directory_times(run: &Run<'_>, plan: &ChangePlan) -> Result<(), UpdateError> {
+pub(super) fn set_directory_times(run: &Run<'_>, plan: &ChangePlan) -> Result<(), UpdateError> {
     let root = &run.session.root;
     // Removing the receive directory changes the mtime of the root, so that is first.
     run.discard_received().map_err(Untouched::from)?;
