@@ -12,3 +12,7 @@ pub const OWN_PREFIX: &str = ".si-";
 pub const STATE_DIR: &str = "var/lib/systemimager/client";
 /// File with the image's name that the old client wrote, and that other tools read.
 pub const LAST_SYNCED: &str = "etc/systemimager/IMAGE_LAST_SYNCED_TO";
+/// Directory of the public keys whose signatures a node accepts.
+pub const KEY_DIR: &str = "etc/systemimager/keys";
+/// Suffix of the files of public keys.
+pub const KEY_SUFFIX: &str = ".pub";

@@ -77,10 +77,12 @@
 //!    - `tests/trust/routes.rs::unsigned_changes_of_rsync_module_are_not_installed`
 //!    - `tests/trust/recovery.rs::expired_head_repairs_recorded_generation_and_installs_no_other`
 //! 10. **Deletions are bounded** by the deletion budget. The agent, its configuration, its keys and
-//!     the modules of the running kernel are protected.
+//!     the modules of the running kernel are protected. An image may replace the keys, but not so
+//!     that none verifies the present head.
 //!     - `tests/deletions.rs::too_many_deletions_are_refused_with_list`
 //!     - `tests/deletions.rs::image_without_agent_files_keeps_them`
 //!     - `tests/running_kernel.rs::kernel_paths_are_removed_by_first_run_after_reboot`
+//!     - `tests/trust/image_keys.rs::image_without_key_of_its_own_head_is_refused`
 //! 11. **Data from outside is checked before use**, and the size of each output is limited. No frame
 //!     of an archive is decompressed before its digest is known to be right.
 //!     - `diff_archive::tests::frames::no_frame_is_decoded_before_its_digest_is_right`

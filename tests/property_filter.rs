@@ -151,6 +151,97 @@ fn any_rules_exclude_same_paths_as_rsync() {
     TestRunner::new(config).run(&any_rules(), check).unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// Rules about the directories that hold the keys of an image.
+fn any_rules_about_keys() -> impl Strategy<Value = String> {
+    let patterns = [
+        "/etc",
+        "/etc/",
+        "/etc/*",
+        "/etc/**",
+        "/etc/***",
+        "etc/systemimager",
+        "systemimager/",
+        "/etc/systemimager/*",
+        "/etc/systemimager/**",
+        "keys",
+        "keys/*",
+        "/etc/systemimager/keys/",
+        "head",
+        "revoked/",
+        "*.pub",
+        "*.key",
+        "*",
+        "!",
+    ];
+    let prefix = prop::sample::select(vec!["", "- ", "+ "]);
+    let line = (prefix, prop::sample::select(patterns.to_vec())).prop_map(|(prefix, pattern)| {
+        if pattern == "!" { pattern.to_owned() } else { format!("{prefix}{pattern}") }
+    });
+    prop::collection::vec(line, 1..5).prop_map(|lines| lines.join("\n"))
+}
+
+#[test]
+fn keys_are_included_under_any_rules_and_nothing_else_is() {
+    require!(Program("rsync"));
+    let dir = scratch();
+    let (image, merge_file) = (dir.path().join("image"), dir.path().join("merge"));
+    let exclude_file = dir.path().join("exclude");
+    let files = [
+        "etc/passwd",
+        "etc/systemimager/client.conf",
+        "etc/systemimager/keys/site.pub",
+        "etc/systemimager/keys/node.key",
+        "etc/systemimager/keys/head/head.pub",
+        "etc/systemimager/keys/head/head.txt",
+        "etc/systemimager/keys/revoked/lost.pub",
+        "etc/systemimager/keys/other/site.pub",
+        "usr/site.pub",
+    ];
+    let directories = ["etc", "etc/systemimager", "etc/systemimager/keys", "usr"];
+    let below = ["head", "revoked", "other"].map(|name| format!("etc/systemimager/keys/{name}"));
+    let mut paths: Vec<(String, bool)> = files.map(|file| (file.to_owned(), false)).into();
+    paths.extend(directories.iter().map(|dir| ((*dir).to_owned(), true)));
+    paths.extend(below.into_iter().map(|dir| (dir, true)));
+    for (path, is_dir) in &paths {
+        let place = image.join(path);
+        let dir = if *is_dir { place.as_path() } else { place.parent().expect("is below") };
+        std::fs::create_dir_all(dir).expect("a directory");
+        if !is_dir {
+            std::fs::write(place, "").expect("a file");
+        }
+    }
+    let is_key = |path: &str| {
+        let place = path.strip_prefix("etc/systemimager/keys").filter(|_| path.ends_with(".pub"));
+        place.is_some_and(|place| !place.starts_with("/other"))
+    };
+    let is_above_keys = |path: &str| {
+        path == "etc" || path == "etc/systemimager" || path.starts_with("etc/systemimager/keys")
+    };
+
+    let config = Config { cases: 150, failure_persistence: None, ..Config::default() };
+    let check = |rules: String| {
+        let builder = Filter::builder().exclude_file("rules", rules.as_bytes()).expect("rules");
+        let filter = builder.build();
+        std::fs::write(&exclude_file, &rules).expect("the exclude file");
+        std::fs::write(&merge_file, filter.rsync_rules()).expect("the merge file");
+
+        let ours = let_through(&filter, &paths);
+        let as_merged = transferred(&image, &format!("--filter=merge {}", merge_file.display()));
+        prop_assert_eq!(&ours, &as_merged, "as a merge file: {}", rules);
+        let as_written = transferred(&image, &format!("--exclude-from={}", exclude_file.display()));
+        for (path, is_dir) in &paths {
+            if is_key(path) {
+                prop_assert!(ours.contains(path), "{path}: {rules}");
+            } else if !(*is_dir && is_above_keys(path)) {
+                let (found, wanted) = (ours.contains(path), as_written.contains(path));
+                prop_assert_eq!(found, wanted, "{}: {}", path, rules);
+            }
+        }
+        Ok(())
+    };
+    TestRunner::new(config).run(&any_rules_about_keys(), check).unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// Trees of any shape: at most thirty paths, each a file or a directory.
 fn any_shape() -> impl Strategy<Value = Vec<(String, bool)>> {
     let names =

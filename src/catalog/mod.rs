@@ -332,6 +332,14 @@ impl Catalog {
         self.publishes.iter().rev().find(|p| p.generation == generation)
     }
 
+    /// Whether another generation was published after `generation`.
+    ///
+    /// It may be the head all the same: a fleet is taken back by publishing an old image again.
+    pub fn is_superseded(&self, generation: GenerationId) -> bool {
+        let is_it = |publish: &&Publish| publish.generation == generation;
+        self.publishes.iter().rev().skip_while(is_it).any(|publish| is_it(&publish))
+    }
+
     /// The archives, with those that this program cannot read.
     pub fn all_archives(&self) -> impl Iterator<Item = &Archive> {
         self.archives.iter().chain(&self.unreadable)

@@ -2,7 +2,10 @@
 
 use super::pattern::Pattern;
 use super::{Rule, RuleAction, RuleOrigin};
-use crate::client_paths::{LAST_SYNCED, OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR};
+use crate::client_paths::{
+    KEY_DIR, KEY_SUFFIX, LAST_SYNCED, OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR,
+};
+use crate::entry::EntryKind;
 use crate::tree_path::TreePath;
 
 /// Paths that are never removed, even if the image does not have them.
@@ -14,7 +17,7 @@ pub(super) const PROTECTED: [&str; 7] = [
     "etc/systemimager/updateclient.toml",
     "etc/systemimager/updateclient.local.exclude",
     "etc/systemimager/client.conf",
-    "etc/systemimager/keys",
+    KEY_DIR,
     "etc/systemimager/overrides",
 ];
 
@@ -23,6 +26,12 @@ pub(super) fn protects(path: &[u8]) -> bool {
         path.strip_prefix(protected.as_bytes())
             .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     })
+}
+
+/// The protected paths as rules for rsync.
+pub(super) fn protections() -> Vec<u8> {
+    // A path may be a directory: its content is protected as well.
+    PROTECTED.iter().flat_map(|path| format!("P /{path}\nP /{path}/**\n").into_bytes()).collect()
 }
 
 /// Rules for the agent's own state and for foreign mounts.
@@ -46,6 +55,45 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     let foreign = foreign.iter().filter(|path| !path.is_root());
     rules.extend(foreign.map(|path| exclude(RuleOrigin::ForeignMount, literal(path))));
     rules
+}
+
+/// Rules that keep the public keys of an image included, before `file_rules`.
+///
+/// A node whose exclude file has `/etc/systemimager/*` would keep a key that the image has dropped.
+/// A directory at or above the keys that `file_rules` exclude is included, and everything else in
+/// it is excluded by its name. So exactly the keys become part of the image.
+pub(super) fn key_rules(file_rules: &[Rule]) -> Vec<Rule> {
+    let excluding = |dir: &str| {
+        let mut rules = file_rules.iter();
+        let rule = rules.find(|rule| rule.pattern.matches(dir.as_bytes(), EntryKind::Directory))?;
+        (rule.action == RuleAction::Exclude).then_some(rule.origin)
+    };
+    let below = [format!("{KEY_DIR}/head"), format!("{KEY_DIR}/revoked")];
+    let mut rules = vec![include(format!("/{KEY_DIR}/*{KEY_SUFFIX}"))];
+    rules.extend(below.iter().map(|dir| include(format!("/{dir}/*{KEY_SUFFIX}"))));
+
+    // Everything below an excluded directory is excluded by the same rule.
+    let mut excluded_above = None;
+    let mut opened: Vec<(&str, RuleOrigin)> = Vec::new();
+    for dir in ["etc", "etc/systemimager", KEY_DIR] {
+        excluded_above = excluded_above.or_else(|| excluding(dir));
+        opened.extend(excluded_above.map(|origin| (dir, origin)));
+    }
+    for dir in &below {
+        let origin = excluded_above.or_else(|| excluding(dir));
+        opened.extend(origin.map(|origin| (dir.as_str(), origin)));
+    }
+
+    // The first rule that matches decides, so the deepest directory is first.
+    for (dir, origin) in opened.into_iter().rev() {
+        rules.push(include(format!("/{dir}/")));
+        rules.push(exclude(origin, format!("/{dir}/*")));
+    }
+    rules
+}
+
+fn include(pattern: impl AsRef<[u8]>) -> Rule {
+    Rule { action: RuleAction::Include, ..exclude(RuleOrigin::Keys, pattern) }
 }
 
 fn exclude(origin: RuleOrigin, pattern: impl AsRef<[u8]>) -> Rule {

@@ -51,7 +51,12 @@ enum RuleOrigin {
     Stage,
     LostAndFound,
     ForeignMount,
-    File { index: usize, line: usize },
+    /// Includes public keys; it excludes nothing.
+    Keys,
+    File {
+        index: usize,
+        line: usize,
+    },
 }
 
 /// Reason for which a path is excluded.
@@ -140,15 +145,7 @@ impl Filter {
             lines.extend([b"- ", &literal[..], b"\n"].concat());
         }
 
-        for path in builtin::PROTECTED {
-            lines.extend_from_slice(b"P /");
-            lines.extend_from_slice(path.as_bytes());
-            // The path may be a directory: its content is protected as well.
-            lines.extend_from_slice(b"\nP /");
-            lines.extend_from_slice(path.as_bytes());
-            lines.extend_from_slice(b"/**\n");
-        }
-
+        lines.extend(builtin::protections());
         lines.extend(rule_lines(&self.rules));
         lines
     }
@@ -157,7 +154,9 @@ impl Filter {
     ///
     /// Of `directories` all directories at and below them are included, but no files.
     pub fn rsync_rules_selecting(&self, directories: &[TreePath], files: &[TreePath]) -> Vec<u8> {
-        let mut lines = self.rsync_rules();
+        let mut lines = builtin::protections();
+        let is_general = |rule: &&Rule| rule.origin != RuleOrigin::Keys;
+        lines.extend(rule_lines(self.rules.iter().filter(is_general)));
         let mut include = |pattern: &[u8], end: &[u8]| {
             lines.extend([b"+ ", pattern, end, b"\n"].concat());
         };
@@ -221,9 +220,10 @@ impl FilterBuilder {
         Ok(self)
     }
 
-    /// Puts the layers in order: own state, foreign mounts, exclude files.
+    /// Puts the layers in order: own state, foreign mounts, keys, exclude files.
     pub fn build(self) -> Filter {
         let mut rules = builtin::rules(self.foreign);
+        rules.extend(builtin::key_rules(&self.file_rules));
         rules.extend(self.file_rules);
         Filter { rules, files: self.files, within: self.within }
     }
@@ -281,6 +281,7 @@ impl fmt::Display for ExcludeReason<'_> {
             RuleOrigin::ForeignMount => {
                 write!(f, "another filesystem is mounted there ({pattern})")
             }
+            RuleOrigin::Keys => write!(f, "a key of the image ({pattern})"),
             RuleOrigin::File { index, line } => {
                 write!(f, "{}:{line}: {pattern}", self.filter.files[index])
             }

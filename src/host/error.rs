@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::root::RootError;
+use crate::signature::KeyFileError;
 use crate::tree_path::TreePath;
 
 /// A configuration file that is not valid.
@@ -25,6 +26,21 @@ impl BadFile {
     pub(super) fn in_line(file: &str, line: usize, why: impl fmt::Display) -> Self {
         BadFile { place: format!("{file}:{line}"), why: why.to_string() }
     }
+}
+
+/// Reason that the public keys of a tree cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Key(KeyFileError),
+    #[error("cannot read the key {path}: {source}")]
+    Unreadable { path: String, source: io::Error },
+    #[error("cannot read the keys in {path}: it is no directory")]
+    NotDirectory { path: String },
+    #[error("cannot read the keys in {path}: there are more than {limit}")]
+    TooMany { path: String, limit: usize },
 }
 
 /// Reason that a default entry of the boot loader cannot be set.

@@ -11,23 +11,26 @@ mod error;
 mod fstab;
 mod hooks;
 mod kernel;
+
 pub mod named_file;
 mod notice;
 mod reboot;
 pub mod restart;
 mod tool;
+mod trusted_keys;
 
 pub use compat::client_conf::ClientConf;
 pub use compat::cluster_txt::HostAssignment;
 pub use compat::overrides_list::parse_overrides_list;
 pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
-pub use error::{BadFile, NoDefaultEntry, ToolError};
+pub use error::{BadFile, KeysError, NoDefaultEntry, ToolError};
 pub use fstab::{FstabEntry, mount_points};
 pub use hooks::{HookPhase, list_hooks};
 pub use kernel::{Kernel, KernelRetention, compare_releases, releases_in};
 pub use notice::HostNotice;
 pub use reboot::{RestartMethod, restart_system};
 pub use tool::{CancelPolicy, ToolInput, Tools};
+pub use trusted_keys::{KeyDir, KeyFile, collect_keys, list_key_files, read_key_files};
 
 /// Exclude file of a node that has none of its own.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");

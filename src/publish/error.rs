@@ -4,7 +4,7 @@ use std::io;
 
 use crate::catalog::{CatalogError, RepoPath};
 use crate::diff_archive::{ArchiveError, WriteError};
-use crate::host::BadFile;
+use crate::host::{BadFile, KeysError};
 use crate::image::Layer;
 use crate::manifest::ManifestError;
 use crate::scan::ScanError;
@@ -64,6 +64,9 @@ pub enum PublishError {
     /// A catalog or a head cannot be signed.
     #[error(transparent)]
     Signing(#[from] SigningError),
+    /// The public keys in the image cannot be used.
+    #[error(transparent)]
+    ImageKeys(#[from] KeysError),
     /// The repository is signed, and no key was given.
     #[error(
         "cannot write {directory} without a key: its catalog is signed, and nodes would refuse one \

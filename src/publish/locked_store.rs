@@ -18,6 +18,7 @@ use rustix::fs::FlockOperation;
 use crate::catalog::{Catalog, CatalogFault, FileRef, HEAD_FILE, Head, MAX_HEAD, RepoPath};
 use crate::digest::Digest;
 use crate::publish::{PublishError, Published, RepositoryMode, Signing, Store};
+use crate::signature::KeySet;
 
 /// The directory of files that are not published yet.
 const NEW_DIR: &str = ".new";
@@ -87,6 +88,11 @@ impl LockedStore {
     pub fn with_signing(mut self, signing: Signing) -> Self {
         self.signing = signing;
         self
+    }
+
+    /// Refuses from now on to write what `keys` do not verify.
+    pub fn set_image_keys(&mut self, keys: Option<KeySet>) {
+        self.signing.image_keys = keys;
     }
 
     /// The keys, and the validity of heads.

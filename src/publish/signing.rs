@@ -7,6 +7,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use crate::catalog::{Catalog, Head};
 use crate::publish::{PublishError, Published, Store};
+use crate::signature::{KeySet, Role, SignedText};
 use crate::signing::{Signer, SigningError};
 
 /// Keys of a publisher; without them nothing is signed.
@@ -17,6 +18,8 @@ pub struct Signing {
     /// Signs heads.
     pub head: Option<Signer>,
     pub validity: Validity,
+    /// Keys of the image that is published: its nodes will trust no others.
+    pub image_keys: Option<KeySet>,
 }
 
 /// Time for which a head is valid.
@@ -43,14 +46,28 @@ impl Signing {
         text: &str,
     ) -> Result<Vec<u8>, SigningError> {
         let comment = format!("catalog of {} serial {}", catalog.layer, catalog.version());
-        sign(self.publish.as_ref(), text, &comment)
+        let bytes = sign(self.publish.as_ref(), text, &comment)?;
+        self.check_image_keys(&bytes, Role::Publish)?;
+        Ok(bytes)
     }
 
     /// The bytes of a head with its signature, if there is a key.
     pub(super) fn sign_head(&self, head: &Head, text: &str) -> Result<Vec<u8>, SigningError> {
+        if self.head.is_some() && head.expires.is_none() {
+            return Err(SigningError::HeadWithoutEnd);
+        }
         let comment =
             format!("head of {} serial {}, issued {:.0}", head.layer, head.version(), head.issued);
-        sign(self.head_signer(), text, &comment)
+        let bytes = sign(self.head_signer(), text, &comment)?;
+        self.check_image_keys(&bytes, Role::Head)?;
+        Ok(bytes)
+    }
+
+    /// Refuses a file that nodes could not verify with the keys of the image.
+    fn check_image_keys(&self, bytes: &[u8], role: Role) -> Result<(), SigningError> {
+        let Some(keys) = &self.image_keys else { return Ok(()) };
+        let signed = SignedText::split(bytes)?;
+        signed.verify(keys, role).map(drop).map_err(SigningError::NotOfImage)
     }
 
     /// Whether a program signs whose public key is not known.

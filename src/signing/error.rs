@@ -44,6 +44,19 @@ pub enum SigningError {
     /// The text or the comment cannot be signed.
     #[error("cannot sign: {0}")]
     Text(#[from] SignatureError),
+    /// A head key may only sign heads that expire.
+    #[error(
+        "cannot sign by a head key a head that never expires: nodes would refuse it; pass \
+         --expires, for example 7d"
+    )]
+    HeadWithoutEnd,
+    /// Nodes of the image would not trust the signature.
+    #[error(
+        "cannot publish an image whose nodes would refuse it: its keys are in \
+         etc/systemimager/keys, and with these {0}; add the public key to the image, or pass the \
+         key that belongs to it"
+    )]
+    NotOfImage(SignatureError),
     /// The command did not sign.
     #[error("cannot sign by {program}: {fault}")]
     Command {

@@ -186,6 +186,11 @@ impl SeenHead {
         Freshness::Current
     }
 
+    /// Whether both heads are of one layer.
+    pub fn is_of_same_layer(&self, other: &SeenHead) -> bool {
+        self.kind == other.kind && self.name == other.name
+    }
+
     fn is_of_layer(&self, layer: &Layer) -> bool {
         self.kind == layer.kind() && self.name == *layer.name()
     }

@@ -11,6 +11,7 @@ use super::notice::TardiffNotice;
 use super::prune::prune;
 use super::sign;
 use crate::catalog::{ArchiveKind, Catalog, Publish, RepoPath};
+use crate::host::{collect_keys, read_key_files};
 use crate::image::Layer;
 use crate::publish::{
     ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
@@ -20,6 +21,7 @@ use crate::publish::{
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{self, Cache, Scan, ScanError};
+use crate::signature::KeySet;
 
 /// A publish to be done.
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ pub fn publish(
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
     scan::refuse_pseudo_mounts(&root)?;
     let store = Store::open(&request.repo, &request.layer);
-    let locked = LockedStore::lock(store, request.repository_mode)?.with_signing(signing);
+    let mut locked = LockedStore::lock(store, request.repository_mode)?.with_signing(signing);
 
     // Scan the tree and read the repository at the same time.
     let cache_path = request.repo.join(".scan").join(request.layer.repository_path());
@@ -91,6 +93,11 @@ pub fn publish(
     let before = locked.store().published()?;
     locked.signing().check(before.as_ref(), locked.store())?;
     let old_catalog = before.as_ref().map(|before| before.catalog.clone());
+    // Nodes keep their keys if an old image is published again.
+    let generation = scan.manifest().id();
+    if !old_catalog.as_ref().is_some_and(|catalog| catalog.is_superseded(generation)) {
+        locked.set_image_keys(find_keys(&root, &request.layer)?);
+    }
 
     let input = PublishInput {
         manifest: scan.manifest(),
@@ -134,6 +141,18 @@ pub fn publish(
         prune(&locked, keep, request.prune_grace, monitor)?;
     }
     Ok(published(result, old_catalog.as_ref()))
+}
+
+/// Reads the public keys that an image brings to its nodes.
+fn find_keys(root: &Root, layer: &Layer) -> Result<Option<KeySet>, PublishError> {
+    match layer {
+        Layer::Image(_) => {
+            let files = read_key_files(root)?;
+            let keys = collect_keys(&files, |path| root.show(path))?;
+            Ok(Some(keys).filter(KeySet::requires_signature))
+        }
+        Layer::Override(_) | Layer::Cluster => Ok(None),
+    }
 }
 
 /// Signs the head of an unchanged layer, or issues it again before it expires.

@@ -16,12 +16,12 @@ use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::filter::BadRule;
 use crate::full_sync::{FullSyncError, Server};
 use crate::generation::GenerationId;
-use crate::host::{BadFile, NoDefaultEntry, ToolError};
+use crate::host::{BadFile, KeysError, NoDefaultEntry, ToolError};
 use crate::image::{ImageName, Layer};
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
 use crate::root::RootError;
-use crate::signature::{KeyFileError, SignatureError};
+use crate::signature::SignatureError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 use crate::update::request::RepositorySource;
@@ -162,15 +162,9 @@ pub enum UsageError {
         "cannot find this host in the server's cluster.txt: the host has no name; pass --image"
     )]
     NamelessHost,
-    /// A key of this node is not valid.
+    /// The keys of this node are not valid.
     #[error(transparent)]
-    Key(KeyFileError),
-    #[error("cannot read the key {path}: {source}")]
-    KeyUnreadable { path: String, source: std::io::Error },
-    #[error("cannot read the keys in {path}: it is no directory")]
-    KeyDirectory { path: String },
-    #[error("cannot read the keys in {path}: there are more than {limit}")]
-    ManyKeys { path: String, limit: usize },
+    Keys(KeysError),
     /// Only the running system can be rebooted.
     #[error("--reboot cannot be used with --root: the running system is another one")]
     RebootOfOtherRoot,
@@ -216,6 +210,17 @@ pub enum TrustError {
     /// Nothing signs the data of the run.
     #[error("this node requires signatures, and {0}")]
     UnsignedRoute(UnsignedRoute),
+    /// No key of the node would verify what it has just accepted.
+    #[error(
+        "cannot install the keys of the image: with them, this node could not verify {name} of \
+         {layer} any more: {source}; add the public key to etc/systemimager/keys of the image, and \
+         publish it again"
+    )]
+    NoKeyLeft { name: &'static str, layer: Layer, source: SignatureError },
+    #[error("cannot install the keys of the image: {source}; correct the image")]
+    KeysOfImage { source: KeysError },
+    #[error("cannot install the key {path} of the image: it is no regular file; correct the image")]
+    KeyOfImageIsNoFile { path: String },
     /// A signature is missing or wrong.
     #[error("{name}: {source}")]
     Signature { name: &'static str, source: SignatureError },

@@ -35,6 +35,7 @@ use crate::update::run::build_filter;
 use crate::update::source::overrides;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::execute::{Transaction, execute};
+use crate::update::transaction::image_keys;
 use crate::update::transaction::left_kernel;
 use crate::update::transaction::user_refusals::plan_without_user_refusals;
 
@@ -247,6 +248,7 @@ impl Undo {
 
         let shown_tree = self.previous_tree.as_ref().map(|tree| self.times.apply(tree));
         let nothing = BTreeMap::new();
+        let kept = image_keys::kept_in_rollback(root, self.set.paths())?;
         let input = RollbackInput {
             root,
             host: session.host.as_ref(),
@@ -261,6 +263,7 @@ impl Undo {
             before: shown_tree.as_ref(),
             times: &self.times,
             filter,
+            kept: &kept,
             refused: &nothing,
         };
         let plan = plan_without_user_refusals(session, |refused| {

@@ -6,8 +6,10 @@
 mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
+mod image_keys;
 mod keys;
 mod recovery;
+mod rotation;
 mod routes;
 mod server;
 
@@ -28,6 +30,17 @@ fn tree(round: u64) -> Tree {
     let mut tree = trees::system();
     trees::put(&mut tree, "etc/version", Item::file(format!("version {round}")));
     tree
+}
+
+/// The tree of `round` with the public keys, as paths below the directory of keys.
+fn with_keys(round: u64, keys: &[(&str, &SiteKey)]) -> Tree {
+    let mut tree = tree(round);
+    trees::put(&mut tree, KEYS, Item::dir());
+    for (path, key) in keys {
+        let text = fs::read(key.out.with_extension("pub")).expect("reads");
+        trees::put(&mut tree, &format!("{KEYS}/{path}"), Item::file(text));
+    }
+    trees::with_parents(tree)
 }
 
 /// A key of a site: its two files and the key itself.

@@ -61,6 +61,24 @@ fn refresh_needs_head_key_alone() {
 }
 
 #[test]
+fn head_key_signs_no_head_without_end() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let (secret, head_key) = (key.secret(), SiteKey::new(&site, "head").secret());
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let head = fs::read(site.head_path()).expect("reads");
+    let words = ["--sign-key", &secret, "--head-key", &head_key];
+
+    let _ = fs::remove_dir_all(site.image());
+    trees::write(&tree(2), &site.image());
+    let publish = ["publish", "--image", "node", "--images-dir", &images];
+    tardiff(&site, &[&publish[..], &words].concat()).ended(1, &["never expires", "--expires"]);
+    tardiff(&site, &["refresh", "--head-key", &head_key]).ended(1, &["never expires", "--expires"]);
+
+    assert_eq!(fs::read(site.head_path()).expect("reads"), head);
+}
+
+#[test]
 fn unchanged_image_is_refreshed_by_publish() {
     require!(ROOT_AND_RSYNC);
     let (site, key) = signed_site();

@@ -130,7 +130,7 @@ fn classify(
     entry: &Entry,
     old: Option<&Entry>,
 ) -> Result<Classified, Untouched> {
-    let is_unchanged = old == Some(entry) && !input.left_out.contains(&entry.path);
+    let is_unchanged = old == Some(entry) && !input.repaired.contains(&entry.path);
     let is_known_deviation = input.known_deviations.contains(&entry.path);
     let no_change =
         Classified { decision: Decision::Keep, difference: Difference::default(), is_unchanged };

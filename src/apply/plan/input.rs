@@ -31,14 +31,17 @@ pub struct PlanInput<'a> {
     ///
     /// They are stale, even if their type has changed.
     pub old_kernel_paths: &'a [TreePath],
+    /// Protected paths that the target removes in spite of their protection, in tree order.
+    pub surplus_keys: &'a [TreePath],
     /// Kernel that runs on the tree.
     pub kernel: Option<&'a Kernel>,
     /// Paths of that kernel that are kept.
     pub kernel_retention: KernelRetention,
     /// Tracked paths that are recorded as deviations.
     pub known_deviations: &'a HashSet<TreePath>,
-    /// Paths that an earlier run left out: a difference of theirs is repaired at any policy.
-    pub left_out: &'a HashSet<TreePath>,
+    /// Paths of which a difference is repaired at any policy: public keys, and paths that an
+    /// earlier run left out.
+    pub repaired: &'a HashSet<TreePath>,
     /// Paths of users that the preflight refuses, with the reason; nothing below them changes.
     pub refused: &'a BTreeMap<TreePath, String>,
     /// Exclude rules of the run.
@@ -68,6 +71,12 @@ impl PlanInput<'_> {
         self.installed.is_some_and(|installed| installed.get(path).is_some())
             || self.formerly_tracked.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
             || self.old_kernel_paths.binary_search(path).is_ok()
+            || self.surplus_keys.binary_search(path).is_ok()
+    }
+
+    /// Whether `path` is kept although the target does not have it.
+    pub(super) fn protects(&self, path: &TreePath) -> bool {
+        self.filter.protects(path) && self.surplus_keys.binary_search(path).is_err()
     }
 
     /// Reason for which a path is left out: it, or a directory above it, is unknown or refuses.

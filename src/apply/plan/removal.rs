@@ -144,10 +144,12 @@ fn collect_stale(
     let recorded = installed.chain(former).map(|entry| (&entry.path, entry.is_dir()));
     let old_kernel_paths =
         input.old_kernel_paths.iter().filter(|path| !is_in_manifest(path)).map(|path| (path, true));
+    let surplus_keys =
+        input.surplus_keys.iter().filter(|path| !is_in_manifest(path)).map(|path| (path, true));
 
     let displaced = displaced_directories(plan);
     let mut protected: Vec<TreePath> = Vec::new();
-    for (path, may_be_directory) in recorded.chain(old_kernel_paths) {
+    for (path, may_be_directory) in recorded.chain(old_kernel_paths).chain(surplus_keys) {
         if displaced.iter().any(|dir| path.is_below(dir)) {
             continue;
         }
@@ -161,7 +163,7 @@ fn collect_stale(
         }
         let Some(stat) = live.get(path) else { continue };
 
-        if input.filter.protects(path) {
+        if input.protects(path) {
             protected.push(path.clone());
         } else if input.is_kernel_path(path) {
             removals.kernel_paths.push(path.clone());

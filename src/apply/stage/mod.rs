@@ -22,7 +22,7 @@ pub(super) mod worker_queue;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -299,6 +299,21 @@ impl<'a> Stage<'a> {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Reads the staged file of `item`, up to `limit` bytes.
+    pub fn read_item(&self, item: &StagedItem, limit: u64) -> Result<Vec<u8>, Untouched> {
+        // Hard links are created at the end.
+        let item = match item.source {
+            ContentSource::LinkStaged(other) => &self.plan.staged_items[other],
+            _ => item,
+        };
+        let stage = self.stage_of(item)?;
+        let mut bytes = Vec::new();
+        stage.open_file(&item.place)?.take(limit).read_to_end(&mut bytes).map_err(|source| {
+            RootError { operation: "read", path: stage.show(&item.place), source }
+        })?;
+        Ok(bytes)
     }
 
     /// Stage on the filesystem of the root, for contents that only the unpacking needs.

@@ -70,6 +70,11 @@ impl UndoSet {
         self.log.recorded_id == now
     }
 
+    /// Paths whose prior state is recorded.
+    pub fn paths(&self) -> impl Iterator<Item = &TreePath> {
+        self.log.records.iter().map(|record| &record.path)
+    }
+
     /// The state that was recorded before, and its manifest.
     pub fn record(&self) -> Result<StateBackup, RootError> {
         match self.dirs.get(&0) {

@@ -101,7 +101,7 @@ impl TardiffConfig {
         let head = typed.head_key.as_ref().or(self.head_key.as_ref());
         let head = head.map(|path| passphrase::unlock(path)).transpose()?.map(Signer::Key);
         let validity = typed.expires.or(self.expires).unwrap_or_default();
-        Ok(Signing { publish, head, validity })
+        Ok(Signing { publish, head, validity, image_keys: None })
     }
 
     /// Time for which files of replaced heads remain.

@@ -93,7 +93,7 @@ pub(in crate::update) fn find_in_modules(
 
 impl ContentSources<'_> {
     /// Reads a content of `size` bytes from the received overrides, the tree, or a repository.
-    fn read(
+    pub fn read(
         &self,
         run: &Run<'_>,
         digest: Digest,

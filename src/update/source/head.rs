@@ -4,17 +4,16 @@
 //! is named by a digest in what was accepted before.
 
 use crate::apply::Untouched;
-use crate::catalog::{Catalog, Head, MAX_CATALOG};
+use crate::catalog::{Head, MAX_CATALOG};
 use crate::digest::Digest;
 use crate::fetch::{FetchErrorKind, HeadAnswer, RepoUrl, Repository};
 use crate::image::Layer;
-use crate::signature::PublicKey;
 use crate::state::SeenCatalog;
 use crate::state::seen::{Freshness, SeenHead, SeenHeads};
 use crate::update::error::{FreshnessError, TrustError, UpdateError};
 use crate::update::notice::UpdateNotice;
 use crate::update::requester::Requester;
-use crate::update::source::published::PublishedImage;
+use crate::update::source::published::{PublishedImage, SignedFiles};
 use crate::update::source::trust::{Trust, TrustedHead};
 
 /// Name of the catalog in a repository of format 1.
@@ -88,8 +87,9 @@ impl LayerRequest<'_> {
             (Some(_), Some(refused)) => return Err(TrustError::from(refused.clone()).into()),
             (Some(seen), None) => (None, seen.key.clone()),
             (None, _) => {
-                let (catalog, key) = self.fetch_catalog(&repository, &trust, &trusted)?;
-                (Some(catalog), key.map(|key| key.to_string()))
+                let bytes = self.fetch_catalog(&repository, &trusted)?;
+                let (catalog, key) = trust.read_catalog(&bytes, &trusted.head)?;
+                (Some((catalog, bytes)), key.map(|key| key.to_string()))
             }
         };
         self.judge(&trusted.head, seen.get(layer, key.as_deref()))?;
@@ -101,7 +101,7 @@ impl LayerRequest<'_> {
                 seen.save(node.root).map_err(Untouched::from)?;
             }
         }
-        let Some(catalog) = catalog else { return Ok(LayerAnswer::Unchanged) };
+        let Some((catalog, catalog_bytes)) = catalog else { return Ok(LayerAnswer::Unchanged) };
         let seen = SeenCatalog {
             repo: repo.to_string(),
             serial: trusted.head.serial,
@@ -112,6 +112,7 @@ impl LayerRequest<'_> {
             catalog,
             is_signed,
             not_fresh,
+            signed: SignedFiles { head: bytes, catalog: catalog_bytes },
             seen,
         })))
     }
@@ -145,13 +146,12 @@ impl LayerRequest<'_> {
         }
     }
 
-    /// Fetches and verifies the catalog that a head names.
+    /// Fetches the catalog that a head names.
     fn fetch_catalog(
         &self,
         repository: &Repository,
-        trust: &Trust,
         trusted: &TrustedHead,
-    ) -> Result<(Catalog, Option<PublicKey>), UpdateError> {
+    ) -> Result<Vec<u8>, UpdateError> {
         let file = trusted.head.catalog_file().map_err(TrustError::Catalog)?;
         let fetched = repository.fetch_small(&file, MAX_CATALOG);
         let bytes = fetched.map_err(|error| match error.kind {
@@ -160,7 +160,7 @@ impl LayerRequest<'_> {
         })?;
         // A run that ends without an update keeps its downloads to be resumed, and this one is done.
         repository.discard(&file)?;
-        Ok(trust.read_catalog(&bytes, &trusted.head)?)
+        Ok(bytes)
     }
 
     /// Distinguishes a repository of the format before this one from one without the layer.

@@ -26,8 +26,16 @@ pub(in crate::update) struct PublishedImage {
     pub is_signed: bool,
     /// Reason that its head may not be the newest.
     pub not_fresh: Option<FreshnessError>,
+    /// Head and catalog as they were received.
+    pub signed: SignedFiles,
     /// Record of the catalog for the state.
     pub seen: SeenCatalog,
+}
+
+/// Head and catalog with their signatures.
+pub(in crate::update) struct SignedFiles {
+    pub head: Vec<u8>,
+    pub catalog: Vec<u8>,
 }
 
 impl PublishedImage {

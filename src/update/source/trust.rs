@@ -3,27 +3,23 @@
 //! Before a signature is verified, a run has read one head of at most 4 KiB. The keys are read
 //! below the root of the tree, so that a rescue system uses those of the node.
 
-use std::io::Read;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::apply::Untouched;
 use crate::catalog::{Catalog, Head};
+use crate::host::{KeysError, collect_keys, read_key_files};
 use crate::image::Layer;
 use crate::report::Monitor;
-use crate::root::{FileKind, Root};
-use crate::signature::{KeySet, MAX_KEY_FILE, PublicKey, Role, SignedText};
+use crate::root::Root;
+use crate::signature::{KeySet, PublicKey, Role, SignedText};
 use crate::state::seen::SeenHead;
-use crate::tree_path::TreePath;
 use crate::update::error::{FreshnessError, TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::notice::UpdateNotice;
 use crate::update::request::TrustSettings;
+use crate::update::source::published::PublishedImage;
 
-/// Directory of the keys, below the root.
-pub(in crate::update) const KEY_DIR: &str = "etc/systemimager/keys";
-/// Number of files in a directory of keys; a site has a few.
-const MAX_KEYS: usize = 1024;
 /// Time by which the clock of a server may be ahead of that of a node.
 const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_hours(24);
 /// A time before this program was written, in seconds since 1970: 1 November 2026.
@@ -145,6 +141,31 @@ impl Trust {
         }
     }
 
+    /// Refuses keys that do not verify an accepted head and catalog, if signatures are required.
+    pub fn check_remaining(
+        &self,
+        keys: &KeySet,
+        published: &PublishedImage,
+    ) -> Result<(), TrustError> {
+        if !self.is_required && !keys.requires_signature() {
+            return Ok(());
+        }
+        let PublishedImage { signed, catalog, .. } = published;
+        let files = [
+            ("the head", &signed.head, Role::Head),
+            ("the catalog", &signed.catalog, Role::Publish),
+        ];
+        for (name, bytes, role) in files {
+            SignedText::split(bytes)
+                .and_then(|signed| signed.verify(keys, role).map(drop))
+                .map_err(|source| {
+                    let layer = catalog.layer.clone();
+                    TrustError::NoKeyLeft { name, layer, source }
+                })?;
+        }
+        Ok(())
+    }
+
     /// Verifies a file; returns its text and the key that signed it.
     fn verify<'b>(
         &self,
@@ -197,49 +218,16 @@ pub(super) fn clock(now: Timestamp, newest: Option<Timestamp>) -> (Timestamp, bo
 
 /// Reads the keys of a tree, by role.
 fn read_keys(root: &Root) -> Result<KeySet, UpdateError> {
-    let mut keys = KeySet::new();
-    for (name, file) in read_key_files(root, KEY_DIR)? {
-        keys.add(Role::Publish, &name, &file).map_err(UsageError::Key)?;
-    }
-    for (name, file) in read_key_files(root, &format!("{KEY_DIR}/head"))? {
-        keys.add(Role::Head, &name, &file).map_err(UsageError::Key)?;
-    }
-    for (name, file) in read_key_files(root, &format!("{KEY_DIR}/revoked"))? {
-        keys.revoke(&name, &file).map_err(UsageError::Key)?;
-    }
-    Ok(keys)
+    let keys = read_key_files(root).and_then(|files| collect_keys(&files, |path| root.show(path)));
+    keys.map_err(keys_error)
 }
 
-/// Reads the `.pub` files of a directory, if it exists.
-fn read_key_files(root: &Root, directory: &str) -> Result<Vec<(String, Vec<u8>)>, UpdateError> {
-    let directory = TreePath::new(directory).unwrap_or_else(|_| TreePath::root());
-    match root.stat(&directory).map_err(Untouched::from)? {
-        None => return Ok(Vec::new()),
-        Some(stat) if stat.kind != FileKind::Directory => {
-            let path = root.show(&directory);
-            return Err(UsageError::KeyDirectory { path }.into());
-        }
-        Some(_) => {}
+/// Converts an error of the keys of this node.
+pub(in crate::update) fn keys_error(error: KeysError) -> UpdateError {
+    match error {
+        KeysError::Root(error) => Untouched::from(error).into(),
+        error => UsageError::Keys(error).into(),
     }
-
-    let mut files = Vec::new();
-    for (path, _) in root.children(&directory).map_err(Untouched::from)? {
-        if !path.name().ends_with(b".pub") {
-            continue;
-        }
-        if files.len() == MAX_KEYS {
-            let path = root.show(&directory);
-            return Err(UsageError::ManyKeys { path, limit: MAX_KEYS }.into());
-        }
-        let mut bytes = Vec::new();
-        root.open_file(&path)
-            .map_err(Untouched::from)?
-            .take(MAX_KEY_FILE as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|source| UsageError::KeyUnreadable { path: root.show(&path), source })?;
-        files.push((root.show(&path), bytes));
-    }
-    Ok(files)
 }
 
 #[cfg(test)]

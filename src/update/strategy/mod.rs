@@ -231,6 +231,7 @@ fn try_strategies(
             run,
             installed: installed.as_ref(),
             overrides: &overrides,
+            published: Some(published),
             publish: Some(PublishRef { serial: head.serial, seen: Some(&published.seen) }),
         },
         published,

@@ -74,6 +74,7 @@ impl RecordedGeneration<'_> {
                 run: self.run,
                 installed: Some(&installed),
                 overrides: &overrides,
+                published: Some(self.published),
                 publish: Some(PublishRef { serial: state.serial, seen: state.catalog.as_ref() }),
             },
             published: self.published,

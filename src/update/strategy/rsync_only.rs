@@ -76,6 +76,7 @@ impl RsyncOnly<'_> {
             run,
             installed: None,
             overrides: self.overrides,
+            published: None,
             publish: is_whole_tree.then_some(PublishRef { serial: 0, seen: seen.as_ref() }),
         };
         let mut target = self.target(&transaction, &received)?;
@@ -160,8 +161,13 @@ impl RsyncOnly<'_> {
     /// Lists the changes that overrides make by themselves.
     fn forecast_overrides(&self) -> Result<Vec<ItemizedLine>, UpdateError> {
         let Some((first, rest)) = self.overrides.split_first() else { return Ok(Vec::new()) };
-        let transaction =
-            UpdateTransaction { run: self.run, installed: None, overrides: rest, publish: None };
+        let transaction = UpdateTransaction {
+            run: self.run,
+            installed: None,
+            overrides: rest,
+            published: None,
+            publish: None,
+        };
         let route = Route::Rsync(self.server.clone());
         let mut target = transaction.target(first.manifest.clone(), route)?;
         target.policy.check_level = CheckLevel::Content;
@@ -206,8 +212,13 @@ impl RsyncOnly<'_> {
         let Some(composed) = compose_selected(&selected)? else { return Ok(Vec::new()) };
 
         // The target has the directories above them, which rsync's forecast lists itself.
-        let transaction =
-            UpdateTransaction { run: self.run, installed: None, overrides: &[], publish: None };
+        let transaction = UpdateTransaction {
+            run: self.run,
+            installed: None,
+            overrides: &[],
+            published: None,
+            publish: None,
+        };
         let mut target = transaction.target(composed, Route::Rsync(self.server.clone()))?;
         target.policy.check_level = CheckLevel::Content;
         target.policy.untracked = UntrackedPolicy::Keep;

@@ -68,6 +68,7 @@ impl SignedSync<'_> {
                 run,
                 installed: None,
                 overrides: &overrides,
+                published: Some(published),
                 publish: is_whole_tree.then_some(publish),
             },
             published,

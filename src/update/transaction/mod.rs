@@ -4,6 +4,7 @@ mod commit;
 pub(super) mod disk_space;
 pub(super) mod error;
 pub(super) mod execute;
+pub(super) mod image_keys;
 pub(super) mod kernel_paths;
 pub(super) mod left_kernel;
 mod mounts;
@@ -18,7 +19,7 @@ use crate::allocator;
 use crate::apply::journal::CommitRecord;
 use crate::apply::notice::ApplyNotice;
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{self, ChangePlan, CheckLevel, PlanInput};
+use crate::apply::plan::{self, ChangePlan, CheckLevel, PlanInput, StagedItem};
 use crate::apply::stage::Stage;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::undo::RetentionLimits;
@@ -27,6 +28,7 @@ use crate::full_sync::ReceiveDir;
 use crate::generation::GenerationId;
 use crate::host::KernelRetention;
 use crate::manifest::{Manifest, path_text};
+use crate::signature::MAX_KEY_FILE;
 use crate::state::{self, KernelPaths, SeenCatalog, State, pinned};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
@@ -37,10 +39,13 @@ use crate::update::installed::{Installed, recorded};
 use crate::update::notice::Route;
 use crate::update::report::{Report, UpdateOutcome, count_topmost};
 use crate::update::run::Run;
+use crate::update::source::excludes::ContentSources;
 use crate::update::source::overrides::OverrideLayer;
+use crate::update::source::published::PublishedImage;
 
 use error::TransactionError;
 use execute::{Transaction, execute};
+use image_keys::ImageAge;
 use target::{Delivery, Target};
 use user_refusals::plan_without_user_refusals;
 
@@ -49,6 +54,8 @@ pub(super) struct UpdateTransaction<'a> {
     pub run: &'a Run<'a>,
     pub installed: Option<&'a Installed>,
     pub overrides: &'a [OverrideLayer],
+    /// The published image; `None` if rsync delivers it.
+    pub published: Option<&'a PublishedImage>,
     /// Publish that is recorded at the end; `None` if only part of the tree is updated.
     pub publish: Option<PublishRef<'a>>,
 }
@@ -70,7 +77,14 @@ impl PublishRef<'_> {
 impl<'a> UpdateTransaction<'a> {
     /// Creates the target of the transaction from the manifest of an image.
     pub fn target(&self, image: Manifest, route: Route) -> Result<Target, UpdateError> {
-        Target::new(self.run, image, self.overrides, self.installed, route)
+        let run = self.run;
+        let age = match self.published {
+            Some(published) => ImageAge::of(run, published, image.id())?,
+            // Nothing says that an image of rsync is old.
+            None => ImageAge::Newest,
+        };
+        Target::new(run, image, self.overrides, self.installed, route)?
+            .with_image_keys(&run.session.root, age)
     }
 
     /// Checks if the tree lacks an excluded entry that it should get.
@@ -110,6 +124,7 @@ impl<'a> UpdateTransaction<'a> {
                 let mut paths = plan::touched_paths(installed, &target.tracked, &deviating);
                 paths.extend(target.overruled.iter().map(|entry| entry.path.clone()));
                 paths.extend(target.kernel_paths.iter().cloned());
+                paths.extend(target.keys.compared().cloned());
                 paths.sort_unstable();
                 paths.dedup();
                 LiveTree::stat_paths(root, &paths).map_err(Untouched::from)?
@@ -120,6 +135,7 @@ impl<'a> UpdateTransaction<'a> {
                     target.tracked.entries().iter().chain(installed).chain(&target.overruled);
                 let mut tracked: Vec<&TreePath> =
                     entries.map(|entry| &entry.path).chain(&target.kernel_paths).collect();
+                tracked.extend(&target.keys.surplus);
                 tracked.sort_unstable();
                 tracked.dedup();
                 LiveTree::walk(root, &tracked, &run.filter, target.policy.untracked, run.monitor)?
@@ -141,6 +157,8 @@ impl<'a> UpdateTransaction<'a> {
         let no_deviations = Default::default();
         let filesystems = session.filesystems.with_roots(live.filesystem_roots());
         let nothing = BTreeMap::new();
+        let mut repaired = target.keys.tracked.clone();
+        repaired.extend(self.installed.iter().flat_map(|installed| &installed.left_out).cloned());
         let input = PlanInput {
             root: &session.root,
             installed: target.installed.as_ref(),
@@ -148,13 +166,14 @@ impl<'a> UpdateTransaction<'a> {
             formerly_tracked: &target.overruled,
             provisions: &target.provisions,
             old_kernel_paths: &target.kernel_paths,
+            surplus_keys: &target.keys.surplus,
             kernel: session.kernel.as_ref(),
             kernel_retention: self.kernel_retention(target),
             known_deviations: self
                 .installed
                 .map_or(&no_deviations, |installed| &installed.deviating),
             refused: &nothing,
-            left_out: self.installed.map_or(&no_deviations, |installed| &installed.left_out),
+            repaired: &repaired,
             filter: &run.filter,
             filesystems: &filesystems,
             host: session.host.as_ref(),
@@ -216,8 +235,31 @@ impl<'a> UpdateTransaction<'a> {
                 .retain(|path, _| !later.iter().any(|item| path_text(&item.path) == *path));
             report.add_items(later);
         }
-        report.refusal = self.check(target, plan).err();
+        let refusal = self.check(target, plan).err();
+        report.refusal =
+            refusal.or_else(|| self.check_keys(plan, |item| self.read_ahead(item)).err());
         report
+    }
+
+    /// Refuses a plan after which no key verifies the heads and catalogs of this run.
+    fn check_keys(
+        &self,
+        plan: &ChangePlan,
+        read: impl FnMut(&StagedItem) -> Result<Option<Vec<u8>>, UpdateError>,
+    ) -> Result<(), UpdateError> {
+        let overrides = self.overrides.iter().filter_map(OverrideLayer::published);
+        let layers: Vec<&PublishedImage> = self.published.into_iter().chain(overrides).collect();
+        image_keys::check_remaining(self.run, plan, &layers, read)
+    }
+
+    /// Reads the content of a key for a dry run; `None` if the repository does not have it.
+    fn read_ahead(&self, item: &StagedItem) -> Result<Option<Vec<u8>>, UpdateError> {
+        let Some((published, (size, digest))) = self.published.zip(item.entry.file()) else {
+            return Ok(None);
+        };
+        let live = self.recorded_contents();
+        let sources = ContentSources { live, published, overrides: self.overrides };
+        sources.read(self.run, digest, size.min(MAX_KEY_FILE as u64 + 1))
     }
 
     /// Executes the plan; `fill` supplies the contents. An empty plan only updates the record.
@@ -251,6 +293,10 @@ impl<'a> UpdateTransaction<'a> {
             self.record_adoption()?;
             let stage = transaction.create_stage()?;
             self.fill_stage(target, &stage, fill)?;
+            self.check_keys(plan, |item| {
+                let read = stage.read_item(item, MAX_KEY_FILE as u64 + 1);
+                Ok(Some(read.map_err(UpdateError::from)?))
+            })?;
             let record = self.commit_record(target, plan)?;
             Ok((stage, record))
         })?;

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::entry::{Entry, EntryKind};
 use crate::host::{Check, releases_in};
 use crate::manifest::Manifest;
+use crate::root::Root;
 use crate::state::KernelPaths;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
@@ -17,6 +18,7 @@ use crate::update::installed::recorded::compress_manifest;
 use crate::update::notice::Route;
 use crate::update::run::{Run, SupportedPart};
 use crate::update::source::overrides::{self, LayerSource, OverrideLayer};
+use crate::update::transaction::image_keys::{ImageAge, ImageKeys};
 use crate::update::transaction::kernel_paths::kept_kernel_paths;
 use crate::update::transaction::mounts;
 use crate::update::transaction::provisions::list_provisions;
@@ -42,6 +44,8 @@ pub(in crate::update) struct Target {
     pub provisions: Vec<Entry>,
     /// Paths that earlier runs would have removed, in tree order.
     pub kernel_paths: Vec<TreePath>,
+    /// Decisions about the public keys of the tree.
+    pub keys: ImageKeys,
     pub policy: ComparePolicy,
     /// Digests of live files that were read earlier in this run.
     pub known_digests: HashMap<TreePath, Digest>,
@@ -96,6 +100,7 @@ impl Target {
             kernels: releases_in(&composed),
             kernel_paths: stale_paths(run, kernel, installed),
             provisions: list_provisions(run, &composed, installed)?,
+            keys: ImageKeys::default(),
             image,
             policy: compare_policy(run, installed),
             known_digests: HashMap::new(),
@@ -104,6 +109,17 @@ impl Target {
             route,
             compressed: OnceLock::new(),
         })
+    }
+
+    /// Makes the key files of the tree those of the image, except those that are kept.
+    pub fn with_image_keys(mut self, root: &Root, age: ImageAge) -> Result<Self, UpdateError> {
+        let installed = self.installed.as_ref();
+        let keys = ImageKeys::decide(root, &self.tracked, installed, age)?;
+        if !keys.kept.is_empty() {
+            self.tracked = self.tracked.filtered(|entry| !keys.kept.contains_key(&entry.path));
+            self.unsupported.extend(keys.kept.clone());
+        }
+        Ok(Target { keys, ..self })
     }
 
     /// Returns the larger number of entries, as the base of a deletion budget in percent.

@@ -54,6 +54,8 @@ pub struct RollbackInput<'a> {
     pub times: &'a HeldTimes,
     /// Exclude rules: an excluded path is no deviation.
     pub filter: Option<&'a Filter>,
+    /// Paths that are not restored, with the reason.
+    pub kept: &'a BTreeMap<TreePath, String>,
     /// Paths of users that the preflight refuses, with the reason; nothing below them is restored.
     pub refused: &'a BTreeMap<TreePath, String>,
 }
@@ -263,6 +265,10 @@ impl<'a> RollbackPlanner<'a> {
     /// Restores the prior state of one path.
     fn restore(&mut self, record: &UndoRecord) -> Result<(), Untouched> {
         if self.undo.left_out(&record.path).is_some() {
+            return Ok(());
+        }
+        if let Some(reason) = self.input.kept.get(&record.path) {
+            self.items.deviate(&record.path, reason);
             return Ok(());
         }
         let live = match self.input.inspect(&record.path)? {

@@ -57,6 +57,7 @@ fn plan(root: &Root) -> ChangePlan {
         before: None,
         times: &times,
         filter: None,
+        kept: &BTreeMap::new(),
         refused: &BTreeMap::new(),
     };
     plan_rollback(&undo, input).expect("the rollback is planned")
