@@ -5,25 +5,32 @@
 //! passed on through a reader that checks its digest at the end, so a wrong index is noticed. If a
 //! place fails, the next one in the index is tried.
 
+mod error;
+mod group_sources;
+mod verifying_reader;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::error::{ContentFault, FetchError, FetchErrorKind, FrameError, MissingReason, Side};
+use self::error::{FrameError, MissingReason};
+use self::group_sources::GroupSources;
+use self::verifying_reader::pass_on;
+use super::error::{FetchError, FetchErrorKind, Side};
 use crate::catalog::{Archive, FileRef, RepoPath};
-use crate::delta::{MAX_DEPTH, MAX_PATCH, ReadAt};
+use crate::delta::{MAX_DEPTH, MAX_PATCH};
 use crate::diff_archive::content_index::{ContentIndex, ContentLocation, IndexRecord};
 use crate::diff_archive::{
     ArchiveLimits, DeltaGroup, FrameCompression, FrameFault, FrameHead, FrameTable, FramedFile,
     GroupSource, MAX_FRAME_HEAD, Sources, VerifiedFrames, Workspace, read_listing,
 };
-use crate::digest::{Digest, Hasher};
-use crate::tree_path::TreePath;
+use crate::digest::Digest;
 
-pub use super::error::{ContentError, Missing};
+pub use self::error::{ContentError, Missing};
+pub use self::verifying_reader::Sink;
 
 /// Limit of the fetched sources of one delta group: they are held in memory.
 const MAX_FETCHED_SOURCES: u64 = 256 << 20;
@@ -55,11 +62,6 @@ pub trait Ranges {
         self.range(file, offset, length)
     }
 }
-
-/// Receiver of a content, which is valid only if its reader reaches the end without an error.
-///
-/// After an error it may be called again for the same content, and has to discard the first bytes.
-pub type Sink<'f> = dyn FnMut(Digest, &mut dyn Read) -> io::Result<()> + 'f;
 
 /// The contents that a repository publishes, by digest.
 pub struct ContentStore<'s> {
@@ -538,114 +540,6 @@ fn is_final(error: &FetchError) -> bool {
 
 fn compression_of(archive: &Archive) -> Result<FrameCompression, FrameError> {
     FrameCompression::from_name(archive.file.file.as_str()).ok_or(FrameError::UnknownCompression)
-}
-
-/// Passes one content to `sink`; distinguishes a fault of the frame from a failure of the sink.
-fn pass_on(
-    digest: Digest,
-    size: u64,
-    frame: &mut dyn Read,
-    sink: &mut Sink<'_>,
-) -> Result<(), FrameError> {
-    let mut content = VerifyingReader {
-        source: frame,
-        remaining: size,
-        hasher: Some(Hasher::new()),
-        digest,
-        fault: None,
-    };
-
-    match (sink(digest, &mut content), content.fault.clone()) {
-        (Ok(()), _) => {
-            // A fault in bytes that the sink did not read: it has accepted a wrong content.
-            let rest = io::copy(&mut content, &mut io::sink());
-            match (rest, content.fault) {
-                (Err(_), Some(fault)) => Err(sink_error(digest, fault.into())),
-                _ => Ok(()),
-            }
-        }
-        (Err(_), Some(fault)) => Err(fault.into()),
-        (Err(error), None) => Err(sink_error(digest, error)),
-    }
-}
-
-fn sink_error(digest: Digest, source: io::Error) -> FrameError {
-    FrameError::Final(ContentError::Sink { digest, source })
-}
-
-/// Sources of a delta group: fetched ones, then local ones.
-struct GroupSources<'g> {
-    local: &'g dyn Sources,
-    fetched: HashMap<Digest, Vec<u8>>,
-}
-
-impl Sources for GroupSources<'_> {
-    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        match self.fetched.get(digest) {
-            Some(bytes) => Ok(Some(bytes.clone())),
-            None => self.local.read(digest, size, path),
-        }
-    }
-
-    fn open(
-        &self,
-        digest: &Digest,
-        size: u64,
-        path: &TreePath,
-    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
-        match self.fetched.get(digest) {
-            Some(bytes) => Ok(Some(Box::new(&bytes[..]))),
-            None => self.local.open(digest, size, path),
-        }
-    }
-}
-
-/// Reader of a content that reports the end only if the digest is right.
-struct VerifyingReader<'r> {
-    source: &'r mut dyn Read,
-    remaining: u64,
-    /// `None` after the digest was checked.
-    hasher: Option<Hasher>,
-    digest: Digest,
-    fault: Option<ContentFault>,
-}
-
-impl VerifyingReader<'_> {
-    fn fail(&mut self, fault: ContentFault) -> io::Error {
-        self.fault = Some(fault.clone());
-        fault.into()
-    }
-}
-
-impl Read for VerifyingReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone().into());
-        }
-
-        let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
-        if wanted == 0 {
-            let is_wrong = self.remaining == 0
-                && self.hasher.take().is_some_and(|hasher| hasher.finish() != self.digest);
-            if is_wrong {
-                return Err(self.fail(ContentFault::WrongDigest { digest: self.digest }));
-            }
-            return Ok(0);
-        }
-
-        match self.source.read(&mut buffer[..wanted]) {
-            Ok(0) => Err(self.fail(ContentFault::Truncated)),
-            Ok(count) => {
-                if let Some(hasher) = &mut self.hasher {
-                    hasher.update(&buffer[..count]);
-                }
-                self.remaining -= count as u64;
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => Err(self.fail(ContentFault::Read(Arc::new(error)))),
-        }
-    }
 }
 
 #[cfg(test)]

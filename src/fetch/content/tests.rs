@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::io;
 
 use super::*;
 use crate::catalog::ArchiveKind;
