@@ -151,4 +151,17 @@ fn mutated_head_of_trusted_key_fits_no_other_catalog() {
             assert_eq!(head.version(), right.version(), "round {round}");
         }
     }
+
+    // Few of the random changes are other numbers.
+    let genuine = node.read_head(&sign(&text, &[&parties.head]).expect("signs"), &layer);
+    let genuine = genuine.expect("it is genuine").head;
+    for (serial, revision) in [
+        (genuine.serial + 1, genuine.revision),
+        (genuine.serial - 1, genuine.revision),
+        (genuine.serial, genuine.revision + 1),
+    ] {
+        let head = Head { serial, revision, ..genuine.clone() };
+        assert!(node.read_catalog(&file, &head).is_err(), "{}", head.version());
+    }
+    node.read_catalog(&file, &genuine).expect("the right one fits");
 }
