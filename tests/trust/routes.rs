@@ -1,5 +1,7 @@
 //! Routes to root beside the update by diffs: each is signed, or refused.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::common::{ROOT_AND_RSYNC, require};
 
@@ -254,6 +256,8 @@ fn signed_sync_obeys_directory_and_no_delete() {
     let site = site.with_rsync();
     let mut next = tree(2);
     trees::put(&mut next, "usr/version", Item::file("version 2"));
+    trees::put(&mut next, "usr/lib/app/one.py", Item::file("one"));
+    trees::put(&mut next, "usr/lib", Item::dir().mode(0o700));
     publish(&site, &next, &["--sign-key", &key.secret()]);
     let node = site.node();
     fs::write(node.join("etc/untracked"), "of the node").expect("writes");
@@ -265,6 +269,12 @@ fn signed_sync_obeys_directory_and_no_delete() {
     assert!(node.join("etc/untracked").exists() && !node.join("usr/version").exists());
     // The tree has parts of two generations.
     assert!(site.status().contains("nothing is recorded"), "{}", site.status());
+
+    // Directories above the requested one keep their metadata.
+    client(&site, &["--image", "node", "--directory", "/usr/lib/app"]).ended(0, &[]);
+    assert_eq!(fs::read_to_string(node.join("usr/lib/app/one.py")).expect("reads"), "one");
+    let mode = fs::metadata(node.join("usr/lib")).expect("exists").permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
 
     client(&site, &["--image", "node", "--directory", "/etc"]).ended(0, &[]);
     assert!(!node.join("etc/untracked").exists() && !node.join("usr/version").exists());
@@ -317,4 +327,59 @@ fn override_of_signed_sync_has_to_be_signed() {
 
     client(&site, &arguments).ended(0, &["node with gpu, serial 1"]);
     assert_eq!(fs::read_to_string(site.node().join("etc/gpu")).expect("reads"), "a driver");
+}
+
+#[test]
+fn dry_run_with_signed_cluster_changes_nothing() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    publish_cluster(&site, &cluster_text("node"), &["--sign-key", &key.secret()]).ended(0, &[]);
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    let before = site.snapshot();
+
+    client(&site, &["--diff", "--dry-run"]).ended(0, &["assigns image node", "etc/version"]);
+
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn sync_without_diff_needs_a_fresh_head() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let site = site.with_rsync();
+    let old = fs::read(site.head_path()).expect("reads");
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    let head = read_head(&site);
+    let past = |hours| jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+    write_head(&site, &Head { issued: past(2), expires: Some(past(1)), ..head.clone() }, &key);
+
+    client_refused(&site, &["--image", "node"], &["expired", "--allow-expired"]);
+    client(&site, &["--image", "node", "--allow-expired"]).ended(0, &[]);
+    site.same_except(&["/etc/systemimager"]);
+
+    // A mirror that is behind, and a replayed head with the time of today.
+    write_head(&site, &head, &key);
+    client(&site, &["--image", "node"]).ended(0, &[]);
+    fs::write(site.head_path(), &old).expect("writes");
+    client(&site, &["--image", "node"]).ended(0, &["this node has seen a newer one"]);
+    let issued = jiff::Timestamp::now();
+    let text = SignedText::split(&old).expect("divides").unverified_text();
+    let replayed = Head { issued, ..Head::parse(text, &layer()).expect("parses") };
+    write_head(&site, &replayed, &key);
+    client_refused(&site, &["--image", "node"], &["offers serial 1 of image node"]);
+}
+
+#[test]
+fn signed_sync_leaves_pinned_generation_out() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let site = site.with_rsync();
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    client(&site, &["--image", "node"]).ended(0, &[]);
+    site.rollback(&["--exclude-file", "/dev/null"]).ended(0, &[]);
+
+    client(&site, &["--image", "node"]).ended(12, &["--unhold"]);
+    client(&site, &["--image", "node", "--unhold"]).ended(0, &[]);
+
+    site.same_except(&["/etc/systemimager"]);
 }

@@ -152,7 +152,7 @@ pub struct Arguments {
     #[arg(long, help_heading = LIMITS)]
     pub allow_expired: bool,
     /// Forget the newest catalogs that this node has seen, before the run
-    #[arg(long, help_heading = LIMITS, requires = "diff")]
+    #[arg(long, help_heading = LIMITS)]
     pub forget_seen: bool,
     /// Update a root filesystem of this type, although it is not known to be safe
     #[arg(long, help_heading = LIMITS, value_name = "TYPE")]
@@ -185,7 +185,7 @@ pub struct Arguments {
     )]
     pub skip_filesystem: Vec<PathBuf>,
     /// Install the newest generation even if a rollback has pinned it
-    #[arg(long, help_heading = RECOVERY, requires = "diff")]
+    #[arg(long, help_heading = RECOVERY)]
     pub unhold: bool,
     /// Reinstall this node at its next boot
     #[arg(long, help_heading = REINSTALLATION, conflicts_with = "diff")]
