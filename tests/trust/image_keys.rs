@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
+use super::routes::client;
 use super::*;
 use crate::common::site::Run;
 use crate::common::{ROOT_AND_RSYNC, require};
@@ -104,6 +105,38 @@ fn image_without_directory_of_keys_changes_none() {
     site.updated(&[]);
 
     assert_eq!(keys_of_node(&site), ["old.pub"]);
+}
+
+#[test]
+fn sync_without_diff_makes_keys_those_of_image() {
+    require!(ROOT_AND_RSYNC);
+    let (site, old, new) = rotating_site();
+    let site = site.with_rsync();
+    SiteKey::new(&site, "stray").trust(&site, "");
+    let keys = [("old.pub", &old), ("head/new.pub", &new)];
+    publish(&site, &with_keys(2, &keys), &["--sign-key", &old.secret()]);
+
+    let only = format!("/{KEYS}/head");
+    client(&site, &["--image", "node", "--directory", &only]).ended(0, &[]);
+    assert_eq!(keys_of_node(&site), ["head/new.pub", "old.pub", "stray.pub"]);
+    client(&site, &["--image", "node"]).ended(0, &[]);
+    assert_eq!(keys_of_node(&site), ["head/new.pub", "old.pub"]);
+}
+
+#[test]
+fn unsigned_sync_makes_keys_those_of_image() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::at(&tree(1)).with_rsync();
+    let (old, new) = (SiteKey::new(&site, "old"), SiteKey::new(&site, "new"));
+    old.trust(&site, "head");
+    let _ = fs::remove_dir_all(site.image());
+    trees::write(&with_keys(2, &[("new.pub", &new)]), &site.image());
+
+    client(&site, &["--image", "node"]).ended(0, &[]);
+
+    assert_eq!(keys_of_node(&site), ["new.pub"]);
+    // From now on the node requires signatures.
+    client(&site, &["--image", "node"]).ended(3, &["head.toml: it is not signed"]);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn cluster_is_signed_refreshed_and_pruned() {
 }
 
 /// Runs the client with the repository and the rsync daemon of the site, and `words`.
-fn client(site: &Site, words: &[&str]) -> common::site::Run {
+pub(crate) fn client(site: &Site, words: &[&str]) -> common::site::Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     command.args(["--yes", "--exclude-file", "/dev/null", "--repo", &site.repo_url, "--root"]);
     command.arg(site.node());

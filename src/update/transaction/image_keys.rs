@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::apply::Untouched;
 use crate::apply::plan::{Action, ChangePlan, StagedItem};
 use crate::digest::Digest;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::generation::GenerationId;
 use crate::host::{KeyDir, KeyFile, collect_keys, read_key_files};
 use crate::manifest::Manifest;
@@ -53,7 +53,7 @@ pub(in crate::update) enum ImageAge {
 impl ImageKeys {
     /// Compares the key files of the tree with those of `target`, both without excluded paths.
     pub(super) fn decide(
-        root: &Root,
+        run: &Run<'_>,
         target: &Manifest,
         installed: Option<&Manifest>,
         age: ImageAge,
@@ -64,7 +64,10 @@ impl ImageKeys {
             return Ok(keys);
         }
 
-        let live = read_key_files(root).map_err(keys_error)?;
+        // A sync of one directory leaves the keys outside it alone.
+        let root = &run.session.root;
+        let mut live = read_key_files(root).map_err(keys_error)?;
+        live.retain(|file| run.filter.excludes(&file.path, EntryKind::Other).is_none());
         let is_older = age == ImageAge::Older;
         let newest = if is_older { newest_keys(root, &live)? } else { HashSet::new() };
         for file in &live {

@@ -83,8 +83,7 @@ impl<'a> UpdateTransaction<'a> {
             // Nothing says that an image of rsync is old.
             None => ImageAge::Newest,
         };
-        Target::new(run, image, self.overrides, self.installed, route)?
-            .with_image_keys(&run.session.root, age)
+        Target::new(run, image, self.overrides, self.installed, route)?.with_image_keys(run, age)
     }
 
     /// Checks if the tree lacks an excluded entry that it should get.

@@ -9,7 +9,6 @@ use crate::digest::Digest;
 use crate::entry::{Entry, EntryKind};
 use crate::host::{Check, releases_in};
 use crate::manifest::Manifest;
-use crate::root::Root;
 use crate::state::KernelPaths;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
@@ -112,9 +111,9 @@ impl Target {
     }
 
     /// Makes the key files of the tree those of the image, except those that are kept.
-    pub fn with_image_keys(mut self, root: &Root, age: ImageAge) -> Result<Self, UpdateError> {
+    pub fn with_image_keys(mut self, run: &Run<'_>, age: ImageAge) -> Result<Self, UpdateError> {
         let installed = self.installed.as_ref();
-        let keys = ImageKeys::decide(root, &self.tracked, installed, age)?;
+        let keys = ImageKeys::decide(run, &self.tracked, installed, age)?;
         if !keys.kept.is_empty() {
             self.tracked = self.tracked.filtered(|entry| !keys.kept.contains_key(&entry.path));
             self.unsupported.extend(keys.kept.clone());
