@@ -52,9 +52,9 @@ pub enum SigningError {
     HeadWithoutEnd,
     /// Nodes of the image would not trust the signature.
     #[error(
-        "cannot publish an image whose nodes would refuse it: its keys are in \
-         etc/systemimager/keys, and with these {0}; add the public key to the image, or pass the \
-         key that belongs to it"
+        "cannot publish an image whose nodes would refuse it: no key in its etc/systemimager/keys \
+         verifies the signature ({0}); add the public key to the image, or pass the key that \
+         belongs to it"
     )]
     NotOfImage(SignatureError),
     /// The command did not sign.
