@@ -72,11 +72,12 @@ impl KeySet {
         self.revoked.iter()
     }
 
-    /// Whether a publish key was added, revoked or not.
+    /// Whether any key was added, whatever its role.
     ///
-    /// A revocation of the last key must not switch the verification off.
+    /// A revocation of the last key must not switch the verification off, nor must its removal from
+    /// the trusted ones.
     pub fn requires_signature(&self) -> bool {
-        !self.publish.is_empty()
+        [&self.publish, &self.head, &self.revoked].iter().any(|keys| !keys.is_empty())
     }
 
     /// Keys that may sign a text of this role.

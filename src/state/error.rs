@@ -24,6 +24,9 @@ pub enum StateError {
     Malformed { path: String, source: Box<toml::de::Error> },
     #[error("{path} is not valid: it has format {found}, this program reads format {FORMAT}")]
     UnknownFormat { path: String, found: u32 },
+    /// The record of the newest heads seen is damaged; a run must not forget it by itself.
+    #[error("{0}; pass --forget-seen to remove it")]
+    DamagedSeen(Box<StateError>),
     /// The state belongs to another tree, of which this one is a copy.
     #[error("the recorded state was copied from another machine")]
     OtherTree,

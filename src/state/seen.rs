@@ -59,6 +59,9 @@ pub struct SeenHead {
     /// ETag for a conditional request, if the server sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
+    /// Whether the administrator has accepted an older head since; it bounds no other head then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overruled: bool,
 }
 
 /// Comparison of an offered head with the newest one seen.
@@ -79,6 +82,13 @@ pub enum Freshness {
 impl SeenHeads {
     /// Reads the records of a tree; empty without a file.
     pub fn load(root: &Root) -> Result<Self, StateError> {
+        SeenHeads::read(root).map_err(|error| match error {
+            StateError::Root(_) => error,
+            damaged => StateError::DamagedSeen(Box::new(damaged)),
+        })
+    }
+
+    fn read(root: &Root) -> Result<Self, StateError> {
         let path = file_path(FILE);
         let file = match root.open_file(&path) {
             Err(error) if error.is_absent() => return Ok(SeenHeads::default()),
@@ -149,6 +159,15 @@ impl SeenHeads {
         self.heads.push(head);
     }
 
+    /// Marks the heads of a layer that are newer than `version` as overruled.
+    pub fn overrule(&mut self, layer: &Layer, version: Version) {
+        let newer = self
+            .heads
+            .iter_mut()
+            .filter(|head| head.is_of_layer(layer) && head.version() > version);
+        newer.for_each(|head| head.overruled = true);
+    }
+
     /// Removes the records of keys for which `is_revoked` is true.
     pub fn drop_revoked(&mut self, is_revoked: impl Fn(&str) -> bool) {
         self.heads.retain(|head| !head.key.as_deref().is_some_and(&is_revoked));
@@ -217,6 +236,7 @@ mod tests {
             expires: None,
             repo: "http://server/".to_owned(),
             etag: None,
+            overruled: false,
         }
     }
 

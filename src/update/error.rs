@@ -188,7 +188,8 @@ pub enum TrustError {
     OldFormat { layer: Layer },
     /// The head is older than one that this node has seen, and was written later.
     #[error(
-        "the server offers serial {offered} of {name}, and this node has seen {seen}; \
+        "the server offers serial {offered} of {name}, and this node has seen {seen}; if the server \
+         was restored from a backup, run 'si_tardiff publish --serial N' there with a larger one; \
          pass --allow-downgrade to accept the older one"
     )]
     OlderHead { name: String, offered: Version, seen: Version },
@@ -243,7 +244,7 @@ pub enum FreshnessError {
     Endless { name: String },
     #[error(
         "the head of {name} is valid until {expires}, for more than the {} days that max_head_age \
-         allows", limit.as_secs() / 86_400
+         allows; pass --allow-expired to accept it", limit.as_secs() / 86_400
     )]
     Long { name: String, expires: jiff::Timestamp, limit: Duration },
     #[error(

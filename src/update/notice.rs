@@ -53,7 +53,7 @@ pub(super) enum UpdateNotice<'a> {
     NotAdopted(Similarity),
 
     // Catalog.
-    CatalogUnsigned,
+    NoPublicKey,
     ClockBehind {
         now: jiff::Timestamp,
     },
@@ -247,9 +247,9 @@ impl fmt::Display for UpdateNotice<'_> {
                 write!(f, "the tree resembles no published generation: {similarity}")
             }
 
-            N::CatalogUnsigned => f.write_str(
-                "the catalog is not signed: anyone who controls the server or the network \
-                 controls this node",
+            N::NoPublicKey => f.write_str(
+                "this node has no public key, so nothing proves who made the image: anyone who \
+                 controls the server or the network controls this node",
             ),
             N::ClockBehind { now } => write!(
                 f,

@@ -62,6 +62,42 @@ fn rollback_attack_is_refused() {
 }
 
 #[test]
+fn rollback_across_keys_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let (site, old) = signed_site();
+    let new = SiteKey::new(&site, "new");
+    new.trust(&site, "");
+    publish(&site, &tree(2), &["--sign-key", &old.secret(), "--expires", "7d"]);
+    site.updated(&[]);
+    let second = read_head(&site);
+    publish(&site, &tree(3), &["--sign-key", &new.secret(), "--expires", "7d"]);
+    site.updated(&[]);
+    let newest = fs::read(site.head_path()).expect("reads");
+    let restore = || fs::write(site.head_path(), &newest).expect("writes");
+
+    // The server was restored, and its timer issues the old head again.
+    write_head(&site, &Head { issued: Timestamp::now(), ..second.clone() }, &old);
+    refused_until(&site, &["the server offers serial 2", "has seen 3", "--serial N"], restore);
+    // Another serial 3, by the other key, is a fork.
+    write_catalog(&site, &read_catalog(&site), (&old, &old));
+    refused_until(&site, &["offers serial 3", "another content"], restore);
+    // Expired as well: no floor is lowered for media.
+    let past = Timestamp::now() - SignedDuration::from_secs(60);
+    let expired = Head { issued: Timestamp::now(), expires: Some(past), ..second.clone() };
+    write_head(&site, &expired, &old);
+    site.refused(&["--allow-expired"], 3, &["has seen 3"]);
+
+    // An administrator goes back, and forward again; then the floor is in force again.
+    write_head(&site, &Head { issued: Timestamp::now(), ..second.clone() }, &old);
+    site.updated(&["--allow-downgrade"]);
+    site.updated(&[]);
+    restore();
+    site.updated(&[]);
+    write_head(&site, &Head { issued: Timestamp::now(), ..second }, &old);
+    refused_until(&site, &["has seen 3"], restore);
+}
+
+#[test]
 fn indefinite_freeze_is_noticed() {
     require!(ROOT_AND_RSYNC);
     let (site, key) = signed_site();

@@ -55,6 +55,41 @@ fn revocation_beats_trust() {
 }
 
 #[test]
+fn any_key_requires_signatures() {
+    require!(ROOT_AND_RSYNC);
+    for role in ["head", "revoked"] {
+        let (site, key) = signed_site();
+        // An administrator moves the only key.
+        key.distrust(&site);
+        key.trust(&site, role);
+
+        fs::remove_dir_all(site.repo()).expect("removes");
+        publish(&site, &tree(2), &["--serial", "2"]);
+        site.refused(&[], 3, &["it is not signed"]);
+    }
+}
+
+#[test]
+fn damaged_record_of_heads_stops_no_rollback() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let before = site.snapshot();
+    let mut next = tree(2);
+    let public = fs::read(key.out.with_extension("pub")).expect("reads");
+    trees::put(&mut next, &format!("{KEYS}/site.pub"), Item::file(public));
+    let next = trees::with_parents(next);
+    publish(&site, &next, &["--sign-key", &key.secret()]);
+    site.updated(&[]);
+    let seen = site.node().join("var/lib/systemimager/client/seen.toml");
+    fs::write(&seen, "damaged").expect("writes");
+
+    site.rollback(&[]).ended(0, &[]);
+    common::judge::same(&before, &site.node(), &["/etc/systemimager"]);
+    site.update(&[]).ended(5, &["seen.toml is not valid", "--forget-seen"]);
+    site.update(&["--forget-seen", "--unhold"]).ended(0, &[]);
+}
+
+#[test]
 fn not_modified_is_not_believed_after_a_revocation() {
     require!(ROOT_AND_RSYNC);
     let (mut site, key) = signed_site();

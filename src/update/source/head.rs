@@ -48,9 +48,15 @@ impl LayerRequest<'_> {
         let mut seen = SeenHeads::load(node.root).map_err(Untouched::from)?;
         seen.drop_revoked(|key| trust.revokes(key));
 
+        // No head below the newest one is accepted, whichever trusted key signed that: a rotation
+        // has two of them, and the older one must not lead back.
+        let counted = || seen.of(layer).filter(|head| trust.counts(head));
+        let floors = || counted().filter(|head| !head.overruled && !node.allow_downgrade);
+        let newest = floors().max_by_key(|seen| seen.version());
+
         // A recorded etag makes the request conditional. The answer "not modified" stands for the
-        // recorded head, so that head must be valid still.
-        let recorded = seen.of(layer).find(|head| {
+        // recorded head, so that head must be the newest one, and valid still.
+        let recorded = newest.filter(|head| {
             known == Some(head.catalog) && head.repo == repo.to_string() && trust.believes(head)
         });
         let etag = recorded.and_then(|head| head.etag.as_deref());
@@ -65,9 +71,9 @@ impl LayerRequest<'_> {
         };
 
         let trusted = trust.read_head(&bytes, layer)?;
-        let counted = || seen.of(layer).filter(|head| trust.counts(head));
-        let newer = counted().find(|seen| self.is_stale(&trusted.head, seen));
-        let not_fresh = if let Some(newer) = newer {
+        let not_fresh = if let Some(newer) =
+            newest.filter(|newest| newest.compare(&trusted.head) == Freshness::Stale)
+        {
             let issued = trusted.head.issued;
             node.monitor.warn(UpdateNotice::StaleRepository { issued });
             if known == Some(newer.catalog) {
@@ -92,10 +98,10 @@ impl LayerRequest<'_> {
                 (Some((catalog, bytes)), key.map(|key| key.to_string()))
             }
         };
-        self.judge(&trusted.head, seen.get(layer, key.as_deref()))?;
+        self.judge(&trusted.head, newest)?;
 
-        let is_signed = key.is_some();
         if not_fresh.is_none() {
+            seen.overrule(layer, trusted.head.version());
             seen.record(self.seen_head(&trusted, key, new_etag));
             if !node.dry_run {
                 seen.save(node.root).map_err(Untouched::from)?;
@@ -110,7 +116,6 @@ impl LayerRequest<'_> {
         Ok(LayerAnswer::Published(Box::new(PublishedImage {
             repository,
             catalog,
-            is_signed,
             not_fresh,
             signed: SignedFiles { head: bytes, catalog: catalog_bytes },
             seen,
@@ -125,19 +130,12 @@ impl LayerRequest<'_> {
         }
     }
 
-    fn is_stale(&self, head: &Head, seen: &SeenHead) -> bool {
-        !self.node.allow_downgrade && seen.compare(head) == Freshness::Stale
-    }
-
-    /// Refuses a head that is older than one of the same key, or another of the same version.
+    /// Refuses a head that is older than the newest one seen, or another of the same version.
     ///
     /// Otherwise an attacker could keep a node at a generation with known holes.
     fn judge(&self, head: &Head, seen: Option<&SeenHead>) -> Result<(), TrustError> {
         let name = self.layer.to_string();
         let offered = head.version();
-        if self.node.allow_downgrade {
-            return Ok(());
-        }
         match seen.map_or(Freshness::Current, |seen| seen.compare(head)) {
             Freshness::Current | Freshness::Stale => Ok(()),
             Freshness::Older(seen) => Err(TrustError::OlderHead { name, offered, seen }),
@@ -191,6 +189,7 @@ impl LayerRequest<'_> {
             expires: head.expires,
             repo: self.repo.to_string(),
             etag,
+            overruled: false,
         }
     }
 }

@@ -22,8 +22,6 @@ const MAX_STORED: u64 = 1 << 30;
 pub(in crate::update) struct PublishedImage {
     pub repository: Repository,
     pub catalog: Catalog,
-    /// Whether a trusted key has signed it.
-    pub is_signed: bool,
     /// Reason that its head may not be the newest.
     pub not_fresh: Option<FreshnessError>,
     /// Head and catalog as they were received.

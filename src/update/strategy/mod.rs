@@ -47,6 +47,7 @@ use signed_sync::SignedSync;
 /// Updates the tree to the head of the catalog in the repository `repo`.
 pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
     let request = run.request;
+    check_signatures(run)?;
     forget_seen(run)?;
     let state = recorded::load_state(run)?;
     let layer = Layer::Image(request.image.clone());
@@ -81,9 +82,6 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
         }
     };
 
-    if !published.is_signed {
-        run.monitor.note(UpdateNotice::CatalogUnsigned);
-    }
     let result = verify_same_head(&published, state.as_ref()).and_then(|()| {
         install_head(run, |run| try_strategies(run, repo, &published, state.as_ref()))
     });
@@ -96,7 +94,7 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
 /// On a node that requires signatures the newest signed generation is the target, otherwise the
 /// image that the rsync daemon has.
 pub(super) fn run_sync(run: &Run<'_>, scope: &RsyncScope) -> Result<Report, UpdateError> {
-    if !requires_signature(&run.session.root, &run.request.trust)? {
+    if !check_signatures(run)? {
         return rsync_only::run_rsync(run, scope);
     }
     let Some(repo) = &scope.repo else {
@@ -111,6 +109,15 @@ pub(super) fn run_sync(run: &Run<'_>, scope: &RsyncScope) -> Result<Report, Upda
     let result = install_head(run, |run| sync.run(run));
     tidy_spool(run, &result);
     result
+}
+
+/// Whether this node requires signatures; if not, the run says so.
+fn check_signatures(run: &Run<'_>) -> Result<bool, UpdateError> {
+    let is_required = requires_signature(&run.session.root, &run.request.trust)?;
+    if !is_required {
+        run.monitor.note(UpdateNotice::NoPublicKey);
+    }
+    Ok(is_required)
 }
 
 /// Removes the records of seen heads, if the request says so.

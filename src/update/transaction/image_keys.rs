@@ -220,9 +220,12 @@ pub(super) fn check_remaining(
 /// Keys of the tree that verified the newest head of each layer, as text.
 fn newest_keys(root: &Root, live: &[KeyFile]) -> Result<HashSet<String>, UpdateError> {
     let trusted: HashSet<String> = collect_keys(live, |path| root.show(path))
-        .map(|keys| keys.publish_keys().map(PublicKey::to_string).collect())
+        .map(|keys| keys.head_keys().map(PublicKey::to_string).collect())
         .unwrap_or_default();
-    let seen = SeenHeads::load(root).map_err(Untouched::from)?;
+    let Ok(seen) = SeenHeads::load(root) else {
+        // Nobody knows which key verified the newest head, so that all of them are kept.
+        return Ok(trusted);
+    };
     // A revoked key may have signed a head with any serial.
     let counted: Vec<&SeenHead> = seen
         .iter()
