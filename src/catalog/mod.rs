@@ -363,6 +363,11 @@ impl Catalog {
         Version { serial: self.serial, revision: self.revision }
     }
 
+    /// Revision of the next catalog of this serial; no file can have the largest number.
+    pub fn next_revision(&self) -> u64 {
+        self.revision.saturating_add(1)
+    }
+
     fn check(&self) -> Result<(), CatalogFault> {
         match self.layer {
             Layer::Image(_) | Layer::Override(_) => self.check_generations()?,

@@ -6,7 +6,7 @@ use crate::catalog::Catalog;
 use crate::digest::Digest;
 use crate::host::HostAssignment;
 use crate::image::Layer;
-use crate::publish::{LockedStore, PublishError, next_serial, repo_path};
+use crate::publish::{Accepted, LockedStore, PublishError, next_serial, repo_path};
 
 /// Publishes `content` as the newest `cluster.txt`; `None` if that is published already.
 ///
@@ -16,7 +16,7 @@ pub fn publish_cluster(
     file: &str,
     content: &[u8],
     serial: Option<u64>,
-) -> Result<Option<Catalog>, PublishError> {
+) -> Result<Option<Accepted>, PublishError> {
     // A file that stops all nodes must not be published.
     HostAssignment::check_all(file, content)?;
     let before = locked.store().published()?;
@@ -44,6 +44,5 @@ pub fn publish_cluster(
         cluster_file: Some(file),
     };
     locked.rename_into_place([&new])?;
-    locked.commit(&catalog, before.as_ref())?;
-    Ok(Some(catalog))
+    locked.commit(catalog, before.as_ref()).map(Some)
 }

@@ -1,5 +1,6 @@
 //! Errors of a publish, and of reading a repository on this machine.
 
+use std::fmt;
 use std::io;
 
 use crate::catalog::{CatalogError, RepoPath};
@@ -30,6 +31,13 @@ impl From<FileFault> for io::Error {
     fn from(fault: FileFault) -> Self {
         io::Error::other(fault)
     }
+}
+
+/// One of the two signed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignedPart {
+    Head,
+    Catalog,
 }
 
 /// A failure to publish an image, or to read a repository.
@@ -75,6 +83,15 @@ pub enum PublishError {
     KeyNeeded {
         /// Directory of the layer.
         directory: String,
+    },
+    /// The present head or catalog is signed by none of the publisher's keys.
+    #[error("cannot continue the {part} of {layer}: {}", HowToAccept(.source))]
+    NotAccepted {
+        layer: Layer,
+        /// The file concerned.
+        part: SignedPart,
+        /// The failure of the verification.
+        source: SignatureError,
     },
     /// The wanted serial is not larger than the present one.
     #[error("cannot publish serial {wanted} of {layer}: its serial is {present} already")]
@@ -158,5 +175,41 @@ impl PublishError {
         source: io::Error,
     ) -> PublishError {
         PublishError::File { operation, path: path.display().to_string(), source }
+    }
+}
+
+impl fmt::Display for SignedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SignedPart::Head => "head",
+            SignedPart::Catalog => "catalog",
+        })
+    }
+}
+
+/// A failed verification, with the command or the option that helps.
+struct HowToAccept<'e>(&'e SignatureError);
+
+impl fmt::Display for HowToAccept<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HowToAccept(source) = self;
+        match source {
+            SignatureError::Unsigned => write!(
+                f,
+                "{source}; look at the repository, then run 'si_tardiff sign' without --trusted-key"
+            ),
+            SignatureError::Wrong { .. } | SignatureError::BadForm { .. } => {
+                write!(
+                    f,
+                    "{source}; restore the directory from a backup, or move it away and publish \
+                     with --serial"
+                )
+            }
+            _ => write!(
+                f,
+                "{source}; if that key is right, name its public key by --trusted-key, or by \
+                 --sign-public if it is that of --sign-command"
+            ),
+        }
     }
 }

@@ -17,6 +17,11 @@ pub struct ExistingRepository {
 }
 
 impl ExistingRepository {
+    /// The head and catalog, if anything is published.
+    pub fn published(&self) -> Option<&Published> {
+        self.published.as_ref()
+    }
+
     /// Reads the repository. Damage is recorded, and reported when something is published.
     pub fn read(locked: &LockedStore) -> Result<Self, PublishError> {
         let store = locked.store();

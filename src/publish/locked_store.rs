@@ -17,7 +17,7 @@ use rustix::fs::FlockOperation;
 
 use crate::catalog::{Catalog, CatalogFault, FileRef, HEAD_FILE, Head, MAX_HEAD, RepoPath};
 use crate::digest::Digest;
-use crate::publish::{PublishError, Published, RepositoryMode, Signing, Store};
+use crate::publish::{Accepted, PublishError, Published, RepositoryMode, Reuse, Signing, Store};
 use crate::signature::KeySet;
 
 /// The directory of files that are not published yet.
@@ -179,16 +179,16 @@ impl LockedStore {
     /// All files that the catalog names are durable. `before` is replaced.
     pub fn commit(
         &self,
-        catalog: &Catalog,
+        catalog: Catalog,
         before: Option<&Published>,
-    ) -> Result<Head, PublishError> {
+    ) -> Result<Accepted, PublishError> {
         let path = self.store.dir.join("catalogs");
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let text = catalog.to_toml().map_err(invalid)?;
         // A catalog that no node can read must not be published.
         Catalog::parse(text.as_bytes(), self.store.layer()).map_err(invalid)?;
         self.signing.check(before, &self.store)?;
-        let bytes = self.signing.sign_catalog(catalog, &text)?;
+        let bytes = self.signing.sign_catalog(&catalog, &text)?;
 
         let sha256 = Digest::of(&bytes);
         let file = RepoPath::new(&format!("catalogs/{sha256}.toml"));
@@ -196,14 +196,30 @@ impl LockedStore {
         let (new, file) = self.write_small("catalog", &bytes, |_| file)?;
         self.rename_into_place([&new])?;
 
-        let mut head = Head::new(catalog, &file, catalog.issued);
+        let mut head = Head::new(&catalog, &file, catalog.issued);
         head.expires = self.signing.validity.end(head.issued, before.map(|before| &before.head));
-        self.write_head(&head)?;
-        Ok(head)
+        let head_bytes = self.write_head(&head)?;
+        let written = Published::written((head, head_bytes), (catalog, bytes));
+        let path = path.display().to_string();
+        let written = written.map_err(|source| PublishError::Signature { path, source })?;
+        Ok(Accepted::written(written))
     }
 
-    /// Issues the head of `published` again, with a new time.
-    pub fn refresh(&self, published: &Published) -> Result<Head, PublishError> {
+    /// Reads the present head and its catalog, which the keys of the publisher have to verify.
+    pub fn accepted(&self, reuse: Reuse) -> Result<Accepted, PublishError> {
+        let published = self.store.published()?;
+        let layer = || self.store.layer().clone();
+        self.accept(published.ok_or_else(|| PublishError::NothingPublished(layer()))?, reuse)
+    }
+
+    /// Verifies a head and its catalog by the keys of the publisher.
+    pub fn accept(&self, published: Published, reuse: Reuse) -> Result<Accepted, PublishError> {
+        Accepted::verify(published, &self.signing, reuse)
+    }
+
+    /// Issues the present head again, with a new time.
+    pub fn refresh(&self, accepted: &Accepted) -> Result<Head, PublishError> {
+        let published = accepted.published();
         if !published.head_keys.is_empty() && !self.signing.signs_heads() {
             let directory = self.store.dir.display().to_string();
             return Err(PublishError::KeyNeeded { directory });
@@ -215,8 +231,8 @@ impl LockedStore {
         Ok(head)
     }
 
-    /// Replaces the head.
-    fn write_head(&self, head: &Head) -> Result<(), PublishError> {
+    /// Replaces the head; returns the bytes of its file.
+    fn write_head(&self, head: &Head) -> Result<Vec<u8>, PublishError> {
         let path = self.store.dir.join(HEAD_FILE);
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let text = head.to_toml().map_err(invalid)?;
@@ -228,7 +244,8 @@ impl LockedStore {
             return Err(invalid(CatalogFault::LongHead { limit: MAX_HEAD }.into()));
         }
         let (new, _) = self.write_small("head", &bytes, |_| name)?;
-        self.rename_into_place([&new])
+        self.rename_into_place([&new])?;
+        Ok(bytes)
     }
 
     /// Removes a file that no catalog names.

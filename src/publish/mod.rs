@@ -13,6 +13,7 @@
 // A repository belongs to the server; it is not a target tree.
 #![allow(clippy::disallowed_methods)]
 
+mod accepted;
 mod archived_contents;
 mod archives;
 mod cluster;
@@ -44,10 +45,11 @@ use crate::report::Monitor;
 
 use archives::ArchiveWriter;
 
+pub use accepted::{Accepted, Reuse};
 pub use cluster::publish_cluster;
 pub(crate) use content_sources::{NoContents, SpooledContents};
 pub use delta_depth::DeltaDepth;
-pub use error::PublishError;
+pub use error::{PublishError, SignedPart};
 pub use existing::ExistingRepository;
 pub use head_clones::HeadClones;
 pub(crate) use image_excludes::read_image_excludes;
@@ -86,6 +88,8 @@ pub struct PreparedPublish<'l> {
 /// A completed publish.
 #[derive(Clone, Debug)]
 pub struct PublishResult {
+    /// The new head and catalog.
+    pub accepted: Accepted,
     /// The catalog's entry.
     pub publish: Publish,
     /// The archives that were written for it.
@@ -160,8 +164,9 @@ impl PreparedPublish<'_> {
     /// Makes the publish visible: the rename of the head is the commit point.
     pub fn commit(self) -> Result<PublishResult, PublishError> {
         self.locked.rename_into_place(&self.new_files)?;
-        self.locked.commit(&self.catalog, self.before.as_ref())?;
-        Ok(PublishResult { publish: self.catalog.head().clone(), new_archives: self.new_archives })
+        let publish = self.catalog.head().clone();
+        let accepted = self.locked.commit(self.catalog, self.before.as_ref())?;
+        Ok(PublishResult { accepted, publish, new_archives: self.new_archives })
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use crate::catalog::{Catalog, Head};
 use crate::publish::{PublishError, Published, Store};
-use crate::signature::{KeySet, Role, SignedText};
+use crate::signature::{KeySet, PublicKey, Role, SignedText};
 use crate::signing::{Signer, SigningError};
 
 /// Keys of a publisher; without them nothing is signed.
@@ -18,6 +18,8 @@ pub struct Signing {
     /// Signs heads.
     pub head: Option<Signer>,
     pub validity: Validity,
+    /// Further keys whose signature of the present head and catalog is accepted.
+    pub trusted: Vec<PublicKey>,
     /// Keys of the image that is published: its nodes will trust no others.
     pub image_keys: Option<KeySet>,
 }
@@ -78,6 +80,24 @@ impl Signing {
     /// Whether heads are signed.
     pub fn signs_heads(&self) -> bool {
         self.head_signer().is_some()
+    }
+
+    /// Whether the present head and catalog have to be verified.
+    pub(super) fn has_keys(&self) -> bool {
+        self.signs_heads() || !self.trusted.is_empty()
+    }
+
+    /// Keys that verify the present head and catalog: those that sign, and further ones.
+    pub fn accepted_keys(&self) -> KeySet {
+        let mut keys = KeySet::new();
+        let publish = self.publish.as_ref().and_then(Signer::public_key);
+        for key in publish.into_iter().chain(self.trusted.iter().copied()) {
+            keys.insert(Role::Publish, key);
+        }
+        if let Some(key) = self.head.as_ref().and_then(Signer::public_key) {
+            keys.insert(Role::Head, key);
+        }
+        keys
     }
 
     fn head_signer(&self) -> Option<&Signer> {

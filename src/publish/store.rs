@@ -24,7 +24,7 @@ use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::publish::PublishError;
 use crate::publish::error::FileFault;
-use crate::signature::{KeyId, KeySet, Role, SignatureBlock, SignedText};
+use crate::signature::{KeyId, KeySet, Role, SignatureBlock, SignatureError, SignedText};
 
 /// Directories of an image or an override in a repository of this format.
 const TREE_DIRECTORIES: [&str; 7] =
@@ -43,6 +43,31 @@ pub struct Published {
     pub head_keys: Vec<KeyId>,
     /// Keys that the signatures of the catalog name.
     pub catalog_keys: Vec<KeyId>,
+    /// Bytes of the two files: their signatures are verified without reading them again.
+    head_file: Vec<u8>,
+    catalog_file: Vec<u8>,
+}
+
+impl Published {
+    /// A head and a catalog that this program has written as these files.
+    pub(super) fn written(
+        (head, head_file): (Head, Vec<u8>),
+        (catalog, catalog_file): (Catalog, Vec<u8>),
+    ) -> Result<Self, SignatureError> {
+        let head_keys = key_ids(&SignedText::split(&head_file)?);
+        let catalog_keys = key_ids(&SignedText::split(&catalog_file)?);
+        Ok(Published { head, catalog, head_keys, catalog_keys, head_file, catalog_file })
+    }
+
+    /// Verifies a signature of the head.
+    pub fn verify_head(&self, keys: &KeySet) -> Result<(), SignatureError> {
+        SignedText::split(&self.head_file)?.verify(keys, Role::Head).map(drop)
+    }
+
+    /// Verifies a signature of the catalog.
+    pub fn verify_catalog(&self, keys: &KeySet) -> Result<(), SignatureError> {
+        SignedText::split(&self.catalog_file)?.verify(keys, Role::Publish).map(drop)
+    }
 }
 
 /// The directory of a layer in a repository.
@@ -98,40 +123,40 @@ impl Store {
             read_at_most(file, MAX_HEAD).map_err(|e| PublishError::file("read", &path, e))?;
         let signed = self.divide(&path, &bytes)?;
         let head = Head::parse(signed.unverified_text(), &self.layer).map_err(invalid)?;
-        let (catalog, catalog_keys) = self.catalog_of(&head)?;
-        Ok(Some(Published { head, catalog, head_keys: key_ids(&signed), catalog_keys }))
+        let head_keys = key_ids(&signed);
+        let (catalog, catalog_keys, catalog_file) = self.catalog_of(&head)?;
+        let head_file = bytes;
+        Ok(Some(Published { head, catalog, head_keys, catalog_keys, head_file, catalog_file }))
     }
 
-    /// The catalog that `head` names.
-    fn catalog_of(&self, head: &Head) -> Result<(Catalog, Vec<KeyId>), PublishError> {
+    /// The catalog that `head` names, the keys of its signatures, and its bytes.
+    fn catalog_of(&self, head: &Head) -> Result<(Catalog, Vec<KeyId>, Vec<u8>), PublishError> {
         let name = head.catalog_file();
         let path = self.dir.join("catalogs").join(format!("{}.toml", head.catalog));
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
 
         let mut bytes = Vec::new();
-        self.read_checked(&name.map_err(invalid)?)?
+        self.read(&name.map_err(invalid)?)?
             .take(head.size)
             .read_to_end(&mut bytes)
             .map_err(|e| PublishError::file("read", &path, e))?;
+        if Digest::of(&bytes) != head.catalog {
+            return Err(PublishError::file("read", &path, FileFault::Digest.into()));
+        }
         let signed = self.divide(&path, &bytes)?;
         let catalog = Catalog::parse(signed.unverified_text(), &self.layer).map_err(invalid)?;
         head.check(&catalog).map_err(invalid)?;
-        Ok((catalog, key_ids(&signed)))
+        let keys = key_ids(&signed);
+        Ok((catalog, keys, bytes))
     }
 
     /// Verifies the signatures of the present head and of its catalog; returns the faults.
     pub fn verify_signatures(&self, published: &Published, keys: &KeySet) -> Vec<PublishError> {
         let head = self.dir.join(HEAD_FILE);
         let catalog = self.dir.join("catalogs").join(format!("{}.toml", published.head.catalog));
-        let files = [(head, MAX_HEAD, Role::Head), (catalog, MAX_CATALOG, Role::Publish)];
-        let faults = files.into_iter().filter_map(|(path, limit, role)| {
-            let bytes = named_file::open(&path).and_then(|file| read_at_most(file, limit));
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
-                Err(error) => return Some(PublishError::file("read", &path, error)),
-            };
-            let verified =
-                SignedText::split(&bytes).and_then(|signed| signed.verify(keys, role).map(|_| ()));
+        let files =
+            [(head, published.verify_head(keys)), (catalog, published.verify_catalog(keys))];
+        let faults = files.into_iter().filter_map(|(path, verified)| {
             let path = path.display().to_string();
             verified.err().map(|source| PublishError::Signature { path, source })
         });

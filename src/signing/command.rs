@@ -40,6 +40,11 @@ impl SignCommand {
         Ok(SignCommand { program, arguments: words.collect(), key })
     }
 
+    /// The key of its signatures, if that is known.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.key
+    }
+
     /// Whether only the form of its signatures can be checked.
     pub fn is_unverified(&self) -> bool {
         self.key.is_none()

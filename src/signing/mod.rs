@@ -13,7 +13,7 @@ pub use command::SignCommand;
 pub use error::{CommandFault, SigningError};
 pub use key_files::{KeyPaths, create_key_pair, read_key_dir, read_public_key, read_secret_key};
 
-use crate::signature::{SecretKey, SignatureBlock, SignedText};
+use crate::signature::{PublicKey, SecretKey, SignatureBlock, SignedText};
 
 /// Something that signs.
 #[derive(Debug)]
@@ -25,6 +25,14 @@ pub enum Signer {
 }
 
 impl Signer {
+    /// The key that verifies the signatures; `None` if only the program knows it.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        match self {
+            Signer::Key(key) => Some(key.public_key()),
+            Signer::Command(command) => command.public_key(),
+        }
+    }
+
     /// Signs a text, and the comment with it; a command may choose a comment of its own.
     pub fn sign(&self, text: &[u8], trusted_comment: &str) -> Result<SignatureBlock, SigningError> {
         match self {

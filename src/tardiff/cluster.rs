@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::prune::prune;
-use super::publish::renew;
+use super::publish::{renew, warn_of_other_keys};
 use crate::host::{MAX_FILE, named_file};
 use crate::image::Layer;
 use crate::publish::{LockedStore, PublishError, RepositoryMode, Signing, Store, publish_cluster};
@@ -51,15 +51,17 @@ pub fn publish(
     let locked = LockedStore::lock(store, request.repository_mode)?.with_signing(signing);
     let before = locked.store().published()?;
     locked.signing().check(before.as_ref(), locked.store())?;
+    warn_of_other_keys(&locked, before.as_ref(), monitor);
 
     let published = publish_cluster(&locked, &name, &content, request.serial)?;
 
-    let Some(catalog) = published else {
-        if let Some(before) = &before {
+    let Some(accepted) = published else {
+        if let Some(before) = before {
             renew(&locked, before)?;
         }
         return Ok(ClusterOutcome::Unchanged);
     };
-    prune(&locked, 1, request.prune_grace, monitor)?;
-    Ok(ClusterOutcome::Published { serial: catalog.serial, size: content.len() as u64 })
+    let serial = accepted.published().catalog.serial;
+    prune(&locked, accepted, 1, request.prune_grace, monitor)?;
+    Ok(ClusterOutcome::Published { serial, size: content.len() as u64 })
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::path::Path;
 
 use crate::catalog::RepoPath;
+use crate::image::Layer;
 use crate::printable::Quoted;
+use crate::signature::SignatureError;
 use crate::tree_path::TreePath;
 
 /// Something that the publisher should know.
@@ -35,6 +37,8 @@ pub(crate) enum TardiffNotice<'n> {
     DeltasNotVerified { file: &'n RepoPath },
     /// The public key of the program that signs is not known.
     SignaturesNotVerified,
+    /// A publish continues a catalog that another key has signed, or none.
+    CatalogOfOtherKey { layer: &'n Layer, error: SignatureError },
 }
 
 impl fmt::Display for TardiffNotice<'_> {
@@ -98,6 +102,11 @@ impl fmt::Display for TardiffNotice<'_> {
             TardiffNotice::SignaturesNotVerified => f.write_str(
                 "the signatures of the command are not verified, since its public key is not known: \
                  pass --sign-public, or set sign_public in tardiff.toml",
+            ),
+            TardiffNotice::CatalogOfOtherKey { layer, error } => write!(
+                f,
+                "the catalog of {layer} before this publish is not from this publisher: {error}; \
+                 the older generations that it lists were taken over"
             ),
         }
     }

@@ -10,7 +10,7 @@ use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
 use crate::image::Layer;
 use crate::publish::{
-    DeltaDepth, LockedStore, PublishError, Published, find_unreachable, write_index,
+    Accepted, DeltaDepth, LockedStore, PublishError, Published, find_unreachable, write_index,
 };
 use crate::report::Monitor;
 use crate::tardiff::notice::TardiffNotice;
@@ -42,15 +42,15 @@ pub const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 /// removes them. Of a cluster, which has no generations, only such files are removed.
 pub fn prune(
     locked: &LockedStore,
+    mut accepted: Accepted,
     keep: usize,
     grace: Duration,
     monitor: &dyn Monitor,
 ) -> Result<Pruned, PublishError> {
     let store = locked.store();
-    let mut published =
-        store.published()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
+    let published = accepted.published();
     if *store.layer() == Layer::Cluster {
-        let files = remove_unnamed(locked, &published, grace)?;
+        let files = remove_unnamed(locked, published, grace)?;
         return Ok(Pruned { generations: Vec::new(), files });
     }
     let old_catalog = published.catalog.clone();
@@ -67,7 +67,7 @@ pub fn prune(
         let is_kept = |archive: &Archive| needs_only(archive, &generations[..count]);
         let (new_index, content) = write_index(locked, &index)?;
         let mut catalog = Catalog {
-            revision: old_catalog.revision + 1,
+            revision: old_catalog.next_revision(),
             issued: Timestamp::now(),
             previous: Some(published.head.catalog),
             content: Some(content),
@@ -78,11 +78,10 @@ pub fn prune(
         catalog.unreadable.retain(is_kept);
 
         locked.rename_into_place([&new_index])?;
-        let head = locked.commit(&catalog, Some(&published))?;
-        published = Published { head, catalog, ..published };
+        accepted = locked.commit(catalog, Some(published))?;
     }
 
-    pruned.files = remove_unnamed(locked, &published, grace)?;
+    pruned.files = remove_unnamed(locked, accepted.published(), grace)?;
     Ok(pruned)
 }
 

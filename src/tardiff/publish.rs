@@ -15,13 +15,13 @@ use crate::host::{collect_keys, read_key_files};
 use crate::image::Layer;
 use crate::publish::{
     ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
-    PublishResult, Published, RepositoryMode, Signing, Store, Validity, find_private_files,
-    prepare,
+    PublishResult, Published, RepositoryMode, Reuse, SignedPart, Signing, Store, Validity,
+    find_private_files, prepare,
 };
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{self, Cache, Scan, ScanError};
-use crate::signature::KeySet;
+use crate::signature::{KeySet, SignatureError};
 
 /// A publish to be done.
 #[derive(Clone, Debug)]
@@ -90,8 +90,9 @@ pub fn publish(
     let (scan, existing) =
         rayon::join(|| scan::scan(&root, &cache, monitor), || ExistingRepository::read(&locked));
     let (scan, existing) = (scan?, existing?);
-    let before = locked.store().published()?;
+    let before = existing.published().cloned();
     locked.signing().check(before.as_ref(), locked.store())?;
+    warn_of_other_keys(&locked, before.as_ref(), monitor);
     let old_catalog = before.as_ref().map(|before| before.catalog.clone());
     // Nodes keep their keys if an old image is published again.
     let generation = scan.manifest().id();
@@ -115,7 +116,7 @@ pub fn publish(
     }
 
     let Some(prepared) = prepared else {
-        if let Some(before) = &before {
+        if let Some(before) = before {
             renew(&locked, before)?;
         }
         return old_catalog
@@ -138,7 +139,7 @@ pub fn publish(
         }
     }
     if let Some(keep) = request.keep {
-        prune(&locked, keep, request.prune_grace, monitor)?;
+        prune(&locked, result.accepted.clone(), keep, request.prune_grace, monitor)?;
     }
     Ok(published(result, old_catalog.as_ref()))
 }
@@ -155,13 +156,35 @@ fn find_keys(root: &Root, layer: &Layer) -> Result<Option<KeySet>, PublishError>
     }
 }
 
+/// Warns if none of the publisher's keys has signed the catalog that a publish continues.
+///
+/// The new generation is that of the scanned tree. Older ones, and the serial, are taken over.
+pub(super) fn warn_of_other_keys(
+    locked: &LockedStore,
+    before: Option<&Published>,
+    monitor: &dyn Monitor,
+) {
+    let signing = locked.signing();
+    let keys = signing.accepted_keys();
+    // A program with an unknown key verifies nothing; another warning names it.
+    if signing.publish.is_none() || keys.publish_keys().next().is_none() {
+        return;
+    }
+    if let Some(error) = before.and_then(|before| before.verify_catalog(&keys).err()) {
+        monitor.warn(TardiffNotice::CatalogOfOtherKey { layer: locked.store().layer(), error });
+    }
+}
+
 /// Signs the head of an unchanged layer, or issues it again before it expires.
-pub(super) fn renew(locked: &LockedStore, before: &Published) -> Result<(), PublishError> {
+pub(super) fn renew(locked: &LockedStore, before: Published) -> Result<(), PublishError> {
     let signing = locked.signing();
     if signing.publish.is_some() && before.catalog_keys.is_empty() {
-        sign::sign(locked)?;
-    } else if before.head.expires.is_some() || signing.validity != Validity::AsBefore {
-        sign::refresh(locked)?;
+        let layer = locked.store().layer().clone();
+        let source = SignatureError::Unsigned;
+        return Err(PublishError::NotAccepted { layer, part: SignedPart::Catalog, source });
+    }
+    if before.head.expires.is_some() || signing.validity != Validity::AsBefore {
+        sign::refresh(locked, &locked.accept(before, Reuse::NextHead)?)?;
     }
     Ok(())
 }

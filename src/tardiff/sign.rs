@@ -3,26 +3,22 @@
 use jiff::Timestamp;
 
 use crate::catalog::{Catalog, Head};
-use crate::publish::{LockedStore, PublishError, Published};
+use crate::publish::{Accepted, LockedStore, PublishError};
 
-/// Signs the newest catalog and its head, under a new revision.
-pub fn sign(locked: &LockedStore) -> Result<Head, PublishError> {
-    let published = published(locked)?;
+/// Signs the present catalog and its head, under a new revision.
+pub fn sign(locked: &LockedStore, accepted: &Accepted) -> Result<Head, PublishError> {
+    let published = accepted.published();
     let catalog = Catalog {
-        revision: published.catalog.revision + 1,
+        revision: published.catalog.next_revision(),
         issued: Timestamp::now(),
         previous: Some(published.head.catalog),
         ..published.catalog.clone()
     };
-    locked.commit(&catalog, Some(&published))
+    let written = locked.commit(catalog, Some(published))?;
+    Ok(written.published().head.clone())
 }
 
 /// Issues the head again, with a new end of its validity.
-pub fn refresh(locked: &LockedStore) -> Result<Head, PublishError> {
-    locked.refresh(&published(locked)?)
-}
-
-fn published(locked: &LockedStore) -> Result<Published, PublishError> {
-    let layer = || locked.store().layer().clone();
-    locked.store().published()?.ok_or_else(|| PublishError::NothingPublished(layer()))
+pub fn refresh(locked: &LockedStore, accepted: &Accepted) -> Result<Head, PublishError> {
+    locked.refresh(accepted)
 }

@@ -169,7 +169,10 @@ fn lost_head_key_is_replaced_by_publish_key() {
     fleet.publish(2, &keys, &["--sign-key", &publish_secret, "--expires", "7d"]);
     fleet.follow(&[AWAKE, SLEEPER, RETURNER]);
 
-    tardiff(&fleet.site, &["refresh", "--head-key", &new.secret()]).ended(0, &["refreshed"]);
+    let refresh = ["refresh", "--head-key", &new.secret()];
+    tardiff(&fleet.site, &refresh).ended(1, &["--trusted-key"]);
+    let trusted = ["--trusted-key", &publish_key.public()];
+    tardiff(&fleet.site, &[&refresh[..], &trusted].concat()).ended(0, &["refreshed"]);
     fleet.follow(&[AWAKE, SLEEPER, RETURNER]);
 }
 

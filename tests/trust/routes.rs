@@ -115,7 +115,8 @@ fn signed_cluster_replaces_that_of_daemon() {
     client_refused(&site, &["--diff"], &["cluster.txt is not published", "--cluster FILE"]);
     publish_cluster(&site, &cluster_text("node"), &[]).ended(0, &[]);
     client_refused(&site, &["--diff"], &["head.toml: it is not signed"]);
-    publish_cluster(&site, &cluster_text("node"), &["--sign-key", &key.secret()]).ended(0, &[]);
+    let sign = ["sign", "--cluster", "--sign-key", &key.secret()];
+    tardiff(&site, &sign).ended(0, &["signed the head"]);
     publish(&site, &tree(2), &["--sign-key", &key.secret()]);
 
     client(&site, &["--diff"]).ended(0, &["cluster.txt assigns image node"]);

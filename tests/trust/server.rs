@@ -73,7 +73,8 @@ fn head_key_signs_no_head_without_end() {
     trees::write(&tree(2), &site.image());
     let publish = ["publish", "--image", "node", "--images-dir", &images];
     tardiff(&site, &[&publish[..], &words].concat()).ended(1, &["never expires", "--expires"]);
-    tardiff(&site, &["refresh", "--head-key", &head_key]).ended(1, &["never expires", "--expires"]);
+    let refresh = ["refresh", "--head-key", &head_key, "--trusted-key", &key.public()];
+    tardiff(&site, &refresh).ended(1, &["never expires", "--expires"]);
 
     assert_eq!(fs::read(site.head_path()).expect("reads"), head);
 }
@@ -110,6 +111,110 @@ fn prune_signs_its_catalog() {
     fs::write(site.head_path(), new).expect("writes");
     site.updated(&[]);
     assert_eq!(read_head(&site).version().to_string(), "2.1");
+}
+
+/// Puts a catalog there that lists another generation, as an account without a key can.
+fn plant(site: &Site, key: Option<&SiteKey>) {
+    let catalog = Catalog { revision: 7, ..read_catalog(site) };
+    match key {
+        Some(key) => write_catalog(site, &catalog, (key, key)),
+        None => {
+            let text = catalog.to_toml().expect("text");
+            let sha256 = systemimager::digest::Digest::of(text.as_bytes());
+            let file = site.repo().join(format!("node/catalogs/{sha256}.toml"));
+            fs::write(file, &text).expect("writes");
+            let size = text.len() as u64;
+            let head = Head { catalog: sha256, size, revision: 7, ..read_head(site) };
+            fs::write(site.head_path(), head.to_toml().expect("text")).expect("writes");
+        }
+    }
+}
+
+#[test]
+fn planted_catalog_is_not_signed() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    publish(&site, &tree(2), &["--sign-key", &key.secret(), "--expires", "7d"]);
+    let thief = SiteKey::new(&site, "thief");
+    let genuine = fs::read(site.head_path()).expect("reads");
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let (secret, public, thief_id) = (key.secret(), key.public(), thief.key.public_key().id());
+
+    for (planter, words) in [
+        (Some(&thief), vec![format!("signed by key {thief_id}"), "--trusted-key".to_owned()]),
+        (None, vec!["it is not signed".to_owned(), "si_tardiff sign".to_owned()]),
+    ] {
+        plant(&site, planter);
+        let planted = fs::read(site.head_path()).expect("reads");
+        let words: Vec<&str> =
+            words.iter().map(String::as_str).chain(["catalog of image node"]).collect();
+        for command in [
+            &["prune", "--image", "node", "--keep", "1"][..],
+            &["refresh", "--image", "node"],
+            &["publish", "--image", "node", "--images-dir", &images],
+            &["sign", "--image", "node", "--trusted-key", &public],
+        ] {
+            let run = tardiff(&site, &[command, &["--sign-key", &secret]].concat());
+            run.ended(1, &words);
+            assert_eq!(fs::read(site.head_path()).expect("reads"), planted, "{command:?}");
+        }
+        fs::write(site.head_path(), &genuine).expect("writes");
+    }
+
+    // Without --trusted-key an unsigned catalog may be signed, and one of another key may not.
+    plant(&site, Some(&thief));
+    let sign = ["sign", "--image", "node", "--sign-key", &secret];
+    tardiff(&site, &sign).ended(1, &["--trusted-key"]);
+    let trusted = ["--trusted-key", &thief.public()];
+    tardiff(&site, &[&sign[..], &trusted].concat()).ended(0, &["signed the head of node"]);
+    site.updated(&[]);
+}
+
+#[test]
+fn planted_head_is_not_refreshed_by_head_key() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let [head_key, thief] = ["head", "thief"].map(|name| SiteKey::new(&site, name));
+    let keys = ["--sign-key", &key.secret(), "--head-key", &head_key.secret()];
+    publish(&site, &tree(2), &[&keys[..], &["--expires", "7d"]].concat());
+    let refresh = ["refresh", "--head-key", &head_key.secret()];
+
+    for planter in [Some(&thief), None] {
+        plant(&site, planter);
+        let planted = fs::read(site.head_path()).expect("reads");
+        tardiff(&site, &refresh).ended(1, &["cannot continue the head of image node"]);
+        assert_eq!(fs::read(site.head_path()).expect("reads"), planted);
+    }
+
+    // A head of the publish key, which the server does not have, needs its public key.
+    plant(&site, Some(&key));
+    tardiff(&site, &refresh).ended(1, &["--trusted-key"]);
+    let config = site.dir.path().join("tardiff.toml");
+    fs::write(&config, format!("trusted_keys = [\"{}\"]\n", key.public())).expect("writes");
+    let config = ["--config", &config.display().to_string(), "--expires", "7d"];
+    tardiff(&site, &[&refresh[..], &config].concat()).ended(0, &["refreshed"]);
+}
+
+#[test]
+fn publish_over_catalog_of_other_key_warns() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let (thief, second) = (SiteKey::new(&site, "thief"), SiteKey::new(&site, "second"));
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let publish = ["publish", "--image", "node", "--images-dir", &images, "--sign-key"];
+
+    for (round, signer, words) in [
+        (2, &key, "published node"),
+        (3, &second, "is not from this publisher: it is signed by key"),
+    ] {
+        fs::write(site.image().join("etc/version"), format!("version {round}")).expect("writes");
+        tardiff(&site, &[&publish[..], &[&signer.secret()]].concat()).ended(0, &[words]);
+    }
+    plant(&site, Some(&thief));
+    fs::write(site.image().join("etc/version"), "version 4").expect("writes");
+    tardiff(&site, &[&publish[..], &[&key.secret()]].concat()).ended(0, &["older generations"]);
+    site.updated(&[]);
+    site.same_except(&["/etc/systemimager"]);
 }
 
 #[test]

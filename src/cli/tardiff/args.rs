@@ -375,6 +375,12 @@ pub struct KeyArgs {
     /// Secret key that signs the head
     #[arg(long, value_name = "FILE")]
     pub head_key: Option<PathBuf>,
+    /// Public key whose signature of the present head and catalog is accepted as well
+    ///
+    /// A command that writes a new catalog or head from the present ones verifies them first, by the
+    /// keys with which it signs, and by these. May be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub trusted_key: Vec<PathBuf>,
     /// End of the head's validity: a time, a duration such as 7d, or never [default: as long as the
     /// head before; the first one never ends]
     #[arg(long, value_name = "TIME")]

@@ -45,6 +45,8 @@ pub struct TardiffConfig {
     pub sign_public: Option<PathBuf>,
     /// Secret key that signs heads.
     pub head_key: Option<PathBuf>,
+    /// Public keys whose signature of the present head and catalog is accepted as well.
+    pub trusted_keys: Vec<PathBuf>,
     /// Validity of heads.
     #[serde(deserialize_with = "word")]
     pub expires: Option<Validity>,
@@ -101,7 +103,9 @@ impl TardiffConfig {
         let head = typed.head_key.as_ref().or(self.head_key.as_ref());
         let head = head.map(|path| passphrase::unlock(path)).transpose()?.map(Signer::Key);
         let validity = typed.expires.or(self.expires).unwrap_or_default();
-        Ok(Signing { publish, head, validity, image_keys: None })
+        let trusted = self.trusted_keys.iter().chain(&typed.trusted_key);
+        let trusted = trusted.map(|path| read_public_key(path)).collect::<Result<_, _>>()?;
+        Ok(Signing { publish, head, validity, trusted, image_keys: None })
     }
 
     /// Time for which files of replaced heads remain.

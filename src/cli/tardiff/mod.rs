@@ -26,7 +26,7 @@ use crate::diff_archive::{FrameCompression, WriteOptions};
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::process::surroundings;
-use crate::publish::{LockedStore, PublishError, PublishPolicy, Signing, Store};
+use crate::publish::{LockedStore, PublishError, PublishPolicy, Reuse, Signing, Store};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
@@ -246,7 +246,8 @@ impl TardiffRun<'_> {
         let locked = locked.with_signing(signing);
 
         let grace = config.prune_grace(typed.grace);
-        let pruned = prune::prune(&locked, typed.keep as usize, grace, self.monitor)?;
+        let accepted = locked.accepted(Reuse::NextCatalog)?;
+        let pruned = prune::prune(&locked, accepted, typed.keep as usize, grace, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
             let _ = output::print_pruned(&pruned, &mut self.out);
@@ -270,8 +271,9 @@ impl TardiffRun<'_> {
             return Err(CommandError::NoKey.into());
         }
         let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
+        let locked = locked.with_signing(signing);
 
-        let head = sign::sign(&locked.with_signing(signing))?;
+        let head = sign::sign(&locked, &locked.accepted(Reuse::FirstSignature)?)?;
 
         if !self.verbosity.is_quiet() {
             let _ = output::print_head("signed", &head, &mut self.out);
@@ -285,7 +287,8 @@ impl TardiffRun<'_> {
         for (layer, _) in list::list(repo, typed.which.layer().as_ref())? {
             let signing = config.signing(&typed.keys)?;
             let locked = LockedStore::lock(Store::open(repo, &layer), None)?;
-            let head = sign::refresh(&locked.with_signing(signing))?;
+            let locked = locked.with_signing(signing);
+            let head = sign::refresh(&locked, &locked.accepted(Reuse::NextHead)?)?;
             if !self.verbosity.is_quiet() {
                 let _ = output::print_head("refreshed", &head, &mut self.out);
             }
