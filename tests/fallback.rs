@@ -573,7 +573,8 @@ fn repository_of_format_1_is_named() {
     let before = site.snapshot();
     fs::rename(site.head_path(), site.repo().join("node/catalog.toml")).expect("renames");
 
-    site.update(&[]).ended(3, &["format 1", "si_tardiff publish --image node"]);
+    site.update(&[])
+        .ended(3, &["format 1", "move its directory away", "si_tardiff publish --image node"]);
 
     site.unchanged_since(&before);
 }

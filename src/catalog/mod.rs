@@ -30,6 +30,11 @@ pub const FORMAT: u32 = 2;
 pub const MAX_CATALOG: u64 = 16 << 20;
 /// Size of the largest file of a repository in bytes: 16 TiB, the limit of ext4.
 pub const MAX_FILE: u64 = 16 << 40;
+/// Largest number of publishes between two heads that a node sees: one an hour for ten years.
+///
+/// A node refuses all heads below the newest that it has seen. One head with an absurd serial would
+/// shut it out for ever.
+pub const MAX_SERIAL_STEP: u64 = 100_000;
 /// Digits of a file's own digest in its name; two files never share 128 bits by accident.
 const DIGITS_IN_NAME: usize = 32;
 /// Abilities of a reader that archives can require, and that this program has.

@@ -131,6 +131,9 @@ macro_rules! word_enum {
     };
 }
 
+/// Seconds for which a head may be valid, unless the node is configured otherwise: 30 days.
+pub const DEFAULT_MAX_HEAD_AGE: u32 = 30 * 24 * 60 * 60;
+
 word_enum! {
     /// The check level: how closely a run compares the node with the target.
     Check {
@@ -323,7 +326,7 @@ impl Default for Config {
             tls_client_key: None,
             require_tls: false,
             require_signature: false,
-            max_head_age: 30 * 24 * 60 * 60,
+            max_head_age: DEFAULT_MAX_HEAD_AGE,
             allow_root_fs: Vec::new(),
             splay: 0,
             syslog: true,

@@ -22,7 +22,9 @@ mod trusted_keys;
 pub use compat::client_conf::ClientConf;
 pub use compat::cluster_txt::HostAssignment;
 pub use compat::overrides_list::parse_overrides_list;
-pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
+pub use config::{
+    BootLoader, Check, Config, DEFAULT_MAX_HEAD_AGE, Download, Drift, KeepUndo, MaxDelete,
+};
 pub use error::{BadFile, KeysError, NoDefaultEntry, ToolError};
 pub use fstab::{FstabEntry, mount_points};
 pub use hooks::{HookPhase, list_hooks};

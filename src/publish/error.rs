@@ -3,11 +3,14 @@
 use std::fmt;
 use std::io;
 
-use crate::catalog::{CatalogError, RepoPath};
+use jiff::Timestamp;
+
+use crate::catalog::{CatalogError, MAX_SERIAL_STEP, RepoPath};
 use crate::diff_archive::{ArchiveError, WriteError};
 use crate::host::{BadFile, KeysError};
 use crate::image::Layer;
 use crate::manifest::ManifestError;
+use crate::report::units::Number;
 use crate::scan::ScanError;
 use crate::signature::SignatureError;
 use crate::signing::SigningError;
@@ -93,9 +96,34 @@ pub enum PublishError {
         /// The failure of the verification.
         source: SignatureError,
     },
+    /// The catalog would have no signature, and its head one.
+    #[error(
+        "cannot sign only the head of {0}: nodes with a key need a signature of the catalog as \
+         well; pass --sign-key or --sign-command"
+    )]
+    HeadKeyAlone(Layer),
+    /// A new head would have expired.
+    #[error(
+        "cannot issue a head of {layer} that is valid until {end:.0}: that time has passed; pass a \
+         later one as --expires"
+    )]
+    EndInPast { layer: Layer, end: Timestamp },
     /// The wanted serial is not larger than the present one.
     #[error("cannot publish serial {wanted} of {layer}: its serial is {present} already")]
     SmallSerial { layer: Layer, wanted: u64, present: u64 },
+    /// The wanted serial is far above the present one.
+    #[error(
+        "cannot publish serial {wanted} of {layer}: its serial is {present}, and nodes refuse a \
+         step of more than {}; publish a smaller one",
+        Number(MAX_SERIAL_STEP)
+    )]
+    LargeSerial { layer: Layer, wanted: u64, present: u64 },
+    /// No larger serial exists.
+    #[error(
+        "cannot publish {layer}: its serial is the largest number; move its directory away, and \
+         publish with --serial"
+    )]
+    LastSerial { layer: Layer },
     /// The directory was written by a program before format 2.
     #[error(
         "{directory} has repository format 1, which this program cannot read: move it away, and \

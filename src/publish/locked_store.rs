@@ -182,6 +182,7 @@ impl LockedStore {
         catalog: Catalog,
         before: Option<&Published>,
     ) -> Result<Accepted, PublishError> {
+        let expires = self.end_of_head(catalog.issued, before)?;
         let path = self.store.dir.join("catalogs");
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let text = catalog.to_toml().map_err(invalid)?;
@@ -197,7 +198,7 @@ impl LockedStore {
         self.rename_into_place([&new])?;
 
         let mut head = Head::new(&catalog, &file, catalog.issued);
-        head.expires = self.signing.validity.end(head.issued, before.map(|before| &before.head));
+        head.expires = expires;
         let head_bytes = self.write_head(&head)?;
         let written = Published::written((head, head_bytes), (catalog, bytes));
         let path = path.display().to_string();
@@ -225,10 +226,24 @@ impl LockedStore {
             return Err(PublishError::KeyNeeded { directory });
         }
         let issued = Timestamp::now();
-        let expires = self.signing.validity.end(issued, Some(&published.head));
+        let expires = self.end_of_head(issued, Some(published))?;
         let head = Head { issued, expires, ..published.head.clone() };
         self.write_head(&head)?;
         Ok(head)
+    }
+
+    /// The end of a new head, which must be later than its beginning.
+    fn end_of_head(
+        &self,
+        issued: Timestamp,
+        before: Option<&Published>,
+    ) -> Result<Option<Timestamp>, PublishError> {
+        match self.signing.validity.end(issued, before.map(|before| &before.head)) {
+            Some(end) if end <= issued => {
+                Err(PublishError::EndInPast { layer: self.store.layer.clone(), end })
+            }
+            end => Ok(end),
+        }
     }
 
     /// Replaces the head; returns the bytes of its file.

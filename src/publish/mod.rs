@@ -33,7 +33,9 @@ mod store;
 
 use jiff::Timestamp;
 
-use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, IndexFile, Publish, RepoPath};
+use crate::catalog::{
+    Archive, ArchiveKind, Catalog, FileRef, IndexFile, MAX_SERIAL_STEP, Publish, RepoPath,
+};
 use crate::delta::MAX_DEPTH;
 use crate::diff_archive::ContentProvider;
 use crate::diff_archive::content_index::ContentIndex;
@@ -170,6 +172,27 @@ impl PreparedPublish<'_> {
     }
 }
 
+/// Publishes the generation of the head again, under a larger serial.
+pub fn publish_again(
+    locked: &LockedStore,
+    accepted: &Accepted,
+    serial: u64,
+    label: Option<&str>,
+) -> Result<PublishResult, PublishError> {
+    let Published { head, catalog, .. } = accepted.published();
+    let serial = next_serial(locked.store(), Some(catalog), Some(serial))?;
+    let now = Timestamp::now();
+    let newest = catalog.head();
+    let label = label.map(str::to_owned).or_else(|| newest.label.clone());
+    let publish = Publish { serial, label, time: now, ..newest.clone() };
+
+    let previous = Some(head.catalog);
+    let mut catalog = Catalog { serial, revision: 0, issued: now, previous, ..catalog.clone() };
+    catalog.publishes.push(publish.clone());
+    let written = locked.commit(catalog, Some(accepted.published()))?;
+    Ok(PublishResult { accepted: written, publish, new_archives: Vec::new() })
+}
+
 /// The serial of a publish: the next one, or a larger one that is wanted.
 fn next_serial(
     store: &Store,
@@ -177,13 +200,16 @@ fn next_serial(
     wanted: Option<u64>,
 ) -> Result<u64, PublishError> {
     let present = before.map_or(0, |catalog| catalog.serial);
+    let layer = store.layer().clone();
     match wanted {
         Some(wanted) if wanted <= present => {
-            let layer = store.layer().clone();
             Err(PublishError::SmallSerial { layer, wanted, present })
         }
+        Some(wanted) if wanted - present > MAX_SERIAL_STEP => {
+            Err(PublishError::LargeSerial { layer, wanted, present })
+        }
         Some(wanted) => Ok(wanted),
-        None => Ok(present + 1),
+        None => present.checked_add(1).ok_or(PublishError::LastSerial { layer }),
     }
 }
 

@@ -104,7 +104,7 @@ impl Signing {
         self.head.as_ref().or(self.publish.as_ref())
     }
 
-    /// Refuses to publish without a signature where the catalog before has one.
+    /// Refuses to publish without a signature where the catalog before has one, or the new head.
     ///
     /// Nodes with a key would refuse the result.
     pub(crate) fn check(
@@ -116,6 +116,9 @@ impl Signing {
         if was_signed && self.publish.is_none() {
             let directory = store.dir().display().to_string();
             return Err(PublishError::KeyNeeded { directory });
+        }
+        if self.head.is_some() && self.publish.is_none() {
+            return Err(PublishError::HeadKeyAlone(store.layer().clone()));
         }
         Ok(())
     }
@@ -140,6 +143,17 @@ impl FromStr for Validity {
 }
 
 impl Validity {
+    /// Whether a head of this setting, issued now, is valid for longer than `limit`.
+    pub fn is_longer_than(self, limit: Duration) -> bool {
+        match self {
+            Validity::AsBefore | Validity::Forever => false,
+            Validity::Until(end) => {
+                Timestamp::now().checked_add(limit).is_ok_and(|last| end > last)
+            }
+            Validity::For(duration) => duration > limit,
+        }
+    }
+
     /// The end of a head that is issued at `issued`, after `before`.
     pub(super) fn end(self, issued: Timestamp, before: Option<&Head>) -> Option<Timestamp> {
         match self {

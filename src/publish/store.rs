@@ -87,6 +87,15 @@ impl Store {
         &self.layer
     }
 
+    /// Whether there is a directory with a head, readable or not; no symbolic link counts.
+    pub fn has_head(&self) -> bool {
+        let kind = |path: &Path| fs::symlink_metadata(path).map(|found| found.file_type());
+        kind(&self.dir).is_ok_and(|kind| kind.is_dir())
+            && [HEAD_FILE, OLD_CATALOG]
+                .iter()
+                .any(|name| kind(&self.dir.join(name)).is_ok_and(|kind| kind.is_file()))
+    }
+
     /// The path of the directory.
     pub fn dir(&self) -> &Path {
         &self.dir

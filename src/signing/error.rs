@@ -52,9 +52,9 @@ pub enum SigningError {
     HeadWithoutEnd,
     /// Nodes of the image would not trust the signature.
     #[error(
-        "cannot publish an image whose nodes would refuse it: no key in its etc/systemimager/keys \
-         verifies the signature ({0}); add the public key to the image, or pass the key that \
-         belongs to it"
+        "cannot publish an image whose nodes would refuse it: nodes make their keys exactly those \
+         of its etc/systemimager/keys, and none there verifies the signature ({0}); add the \
+         NAME.pub of the key to that directory, or pass a key that belongs to one there"
     )]
     NotOfImage(SignatureError),
     /// The command did not sign.

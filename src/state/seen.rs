@@ -9,7 +9,7 @@ use std::io::Read;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Head, Version};
+use crate::catalog::{Head, MAX_SERIAL_STEP, Version};
 use crate::digest::Digest;
 use crate::image::{ImageName, Layer, LayerKind};
 use crate::root::{Root, RootError};
@@ -18,11 +18,6 @@ use crate::state::{StateError, directory_path, file_path};
 pub(super) const FILE: &str = "seen.toml";
 /// Largest file that is read, in bytes: ten thousand records take less.
 const MAX_FILE: u64 = 4 << 20;
-/// Largest number of publishes between two heads that a node sees: one an hour for ten years.
-///
-/// A node refuses all heads below the newest that it has seen. One head with an absurd serial would
-/// shut it out for ever.
-const MAX_SERIAL_STEP: u64 = 100_000;
 /// The format that this program reads and writes.
 const FORMAT: u32 = 1;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::prune::prune;
-use super::publish::{renew, warn_of_other_keys};
+use super::publish::{renew, warn_of_new_keys, warn_of_other_keys};
 use crate::host::{MAX_FILE, named_file};
 use crate::image::Layer;
 use crate::publish::{LockedStore, PublishError, RepositoryMode, Signing, Store, publish_cluster};
@@ -52,6 +52,9 @@ pub fn publish(
     let before = locked.store().published()?;
     locked.signing().check(before.as_ref(), locked.store())?;
     warn_of_other_keys(&locked, before.as_ref(), monitor);
+    if let Some(before) = &before {
+        warn_of_new_keys(locked.signing(), before, monitor);
+    }
 
     let published = publish_cluster(&locked, &name, &content, request.serial)?;
 

@@ -1,40 +1,41 @@
 //! Images, overrides and the cluster of a repository, with their catalogs.
 
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use crate::image::{ImageName, Layer, OVERRIDES};
 use crate::publish::{PublishError, Published, Store};
 
-/// The head and catalog of `layer`, or those of all layers in the order of [`layers`].
-pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Published)>, PublishError> {
-    let layers = match layer {
-        Some(layer) => vec![layer.clone()],
-        None => layers(repo)?,
-    };
+/// A layer with its head and catalog, or the reason that they cannot be read.
+pub type Listed = (Layer, Result<Published, PublishError>);
 
-    let mut catalogs = Vec::new();
-    for current in layers {
-        match Store::open(repo, &current).published()? {
-            Some(published) => catalogs.push((current, published)),
-            None if layer.is_some() => return Err(PublishError::NothingPublished(current)),
-            None => {}
-        }
+/// The head and catalog of `layer`, or those of all layers in the order of [`layers`].
+pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<Listed>, PublishError> {
+    if let Some(layer) = layer {
+        return Ok(vec![(layer.clone(), Ok(read(repo, layer)?))]);
     }
-    Ok(catalogs)
+    let layers = layers(repo)?.into_iter();
+    Ok(layers.map(|layer| (layer.clone(), read(repo, &layer))).collect())
 }
 
-/// All layers that `repo` can have: images by name, then overrides by name, then the cluster.
+/// The head and catalog of `layer`, which has to be published.
+pub fn read(repo: &Path, layer: &Layer) -> Result<Published, PublishError> {
+    let published = Store::open(repo, layer).published()?;
+    published.ok_or_else(|| PublishError::NothingPublished(layer.clone()))
+}
+
+/// All layers that `repo` has: images by name, then overrides by name, then the cluster.
+///
+/// Files, symbolic links and directories without a head belong to the administrator.
 pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
     let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_reserved());
-    let overrides = match names(&repo.join(OVERRIDES)) {
-        Err(PublishError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Vec::new()
-        }
-        names => names?,
-    };
+    let overrides = repo.join(OVERRIDES);
+    let has_overrides = fs::symlink_metadata(&overrides).is_ok_and(|found| found.is_dir());
+    let overrides = if has_overrides { names(&overrides)? } else { Vec::new() };
     let overrides = overrides.into_iter().map(Layer::Override);
-    Ok(images.chain(overrides).chain([Layer::Cluster]).collect())
+    let layers = images.chain(overrides).chain([Layer::Cluster]);
+    Ok(layers.filter(|layer| Store::open(repo, layer).has_head()).collect())
 }
 
 fn names(dir: &Path) -> Result<Vec<ImageName>, PublishError> {

@@ -7,7 +7,8 @@ use std::path::Path;
 use crate::catalog::RepoPath;
 use crate::image::Layer;
 use crate::printable::Quoted;
-use crate::signature::SignatureError;
+use crate::publish::SignedPart;
+use crate::signature::{KeyId, SignatureError};
 use crate::tree_path::TreePath;
 
 /// Something that the publisher should know.
@@ -37,6 +38,10 @@ pub(crate) enum TardiffNotice<'n> {
     DeltasNotVerified { file: &'n RepoPath },
     /// The public key of the program that signs is not known.
     SignaturesNotVerified,
+    /// Nodes do not accept heads for so long, unless they are configured to.
+    LongValidity { max_days: u32 },
+    /// A key signs that has not signed the head or catalog before.
+    NewKey { layer: &'n Layer, part: SignedPart, key: KeyId },
     /// A publish continues a catalog that another key has signed, or none.
     CatalogOfOtherKey { layer: &'n Layer, error: SignatureError },
 }
@@ -102,6 +107,16 @@ impl fmt::Display for TardiffNotice<'_> {
             TardiffNotice::SignaturesNotVerified => f.write_str(
                 "the signatures of the command are not verified, since its public key is not known: \
                  pass --sign-public, or set sign_public in tardiff.toml",
+            ),
+            TardiffNotice::LongValidity { max_days } => write!(
+                f,
+                "nodes refuse heads that are valid for more than {max_days} days: shorten \
+                 --expires, raise max_head_age on the nodes, or update them with --allow-expired"
+            ),
+            TardiffNotice::NewKey { layer, part, key } => write!(
+                f,
+                "key {key} has not signed the {part} of {layer} before: nodes without this key \
+                 refuse the new {part}; bring the key to them in an image first"
             ),
             TardiffNotice::CatalogOfOtherKey { layer, error } => write!(
                 f,

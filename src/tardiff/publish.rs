@@ -11,17 +11,18 @@ use super::notice::TardiffNotice;
 use super::prune::prune;
 use super::sign;
 use crate::catalog::{ArchiveKind, Catalog, Publish, RepoPath};
-use crate::host::{collect_keys, read_key_files};
+use crate::host::{KeyDir, KeysError, collect_keys, read_key_files};
 use crate::image::Layer;
 use crate::publish::{
     ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
     PublishResult, Published, RepositoryMode, Reuse, SignedPart, Signing, Store, Validity,
-    find_private_files, prepare,
+    find_private_files, prepare, publish_again,
 };
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{self, Cache, Scan, ScanError};
-use crate::signature::{KeySet, SignatureError};
+use crate::signature::{KeyId, KeySet, SignatureError};
+use crate::signing::Signer;
 
 /// A publish to be done.
 #[derive(Clone, Debug)]
@@ -93,11 +94,14 @@ pub fn publish(
     let before = existing.published().cloned();
     locked.signing().check(before.as_ref(), locked.store())?;
     warn_of_other_keys(&locked, before.as_ref(), monitor);
+    if let Some(before) = &before {
+        warn_of_new_keys(locked.signing(), before, monitor);
+    }
     let old_catalog = before.as_ref().map(|before| before.catalog.clone());
     // Nodes keep their keys if an old image is published again.
     let generation = scan.manifest().id();
     if !old_catalog.as_ref().is_some_and(|catalog| catalog.is_superseded(generation)) {
-        locked.set_image_keys(find_keys(&root, &request.layer)?);
+        locked.set_image_keys(find_keys(&root, &request.layer, locked.signing())?);
     }
 
     let input = PublishInput {
@@ -116,12 +120,9 @@ pub fn publish(
     }
 
     let Some(prepared) = prepared else {
-        if let Some(before) = before {
-            renew(&locked, before)?;
-        }
-        return old_catalog
-            .map(|catalog| PublishOutcome::Unchanged(catalog.head().clone()))
-            .ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
+        let layer = request.layer.clone();
+        let before = before.ok_or(PublishError::NothingPublished(layer))?;
+        return publish_unchanged(&locked, before, request, monitor);
     };
     if request.repository_mode.is_none() && locked.mode() == RepositoryMode::Open {
         let files = find_private_files(scan.manifest());
@@ -144,16 +145,43 @@ pub fn publish(
     Ok(published(result, old_catalog.as_ref()))
 }
 
-/// Reads the public keys that an image brings to its nodes.
-fn find_keys(root: &Root, layer: &Layer) -> Result<Option<KeySet>, PublishError> {
-    match layer {
-        Layer::Image(_) => {
-            let files = read_key_files(root)?;
-            let keys = collect_keys(&files, |path| root.show(path))?;
-            Ok(Some(keys).filter(KeySet::requires_signature))
-        }
-        Layer::Override(_) | Layer::Cluster => Ok(None),
+/// Renews the head of an unchanged tree, or publishes it again under the serial that is wanted.
+fn publish_unchanged(
+    locked: &LockedStore,
+    before: Published,
+    request: &PublishRequest,
+    monitor: &dyn Monitor,
+) -> Result<PublishOutcome, PublishError> {
+    let Some(serial) = request.serial else {
+        let newest = before.catalog.head().clone();
+        renew(locked, before)?;
+        return Ok(PublishOutcome::Unchanged(newest));
+    };
+
+    let accepted = locked.accept(before, Reuse::NextCatalog)?;
+    let result = publish_again(locked, &accepted, serial, request.label.as_deref())?;
+    if let Some(keep) = request.keep {
+        prune(locked, result.accepted.clone(), keep, request.prune_grace, monitor)?;
     }
+    Ok(published(result, None))
+}
+
+/// Reads the public keys by which nodes of an image will verify it; `None` if they keep theirs.
+///
+/// Nodes make their keys exactly those of the image's directory, even if it has none. Only a node
+/// without any key accepts an unsigned head.
+fn find_keys(
+    root: &Root,
+    layer: &Layer,
+    signing: &Signing,
+) -> Result<Option<KeySet>, PublishError> {
+    let Layer::Image(_) = layer else { return Ok(None) };
+    let files = read_key_files(root)?;
+    let keys = collect_keys(&files, |path| root.show(path))?;
+
+    let directory = root.stat(&KeyDir::Publish.path()).map_err(KeysError::from)?;
+    let is_verified = signing.signs_heads() || keys.requires_signature();
+    Ok(directory.filter(|_| is_verified).map(|_| keys))
 }
 
 /// Warns if none of the publisher's keys has signed the catalog that a publish continues.
@@ -172,6 +200,23 @@ pub(super) fn warn_of_other_keys(
     }
     if let Some(error) = before.and_then(|before| before.verify_catalog(&keys).err()) {
         monitor.warn(TardiffNotice::CatalogOfOtherKey { layer: locked.store().layer(), error });
+    }
+}
+
+/// Warns if a key signs now that has not signed before: perhaps the nodes do not have it yet.
+pub fn warn_of_new_keys(signing: &Signing, before: &Published, monitor: &dyn Monitor) {
+    let layer = &before.head.layer;
+    let id = |signer: &Option<Signer>| signer.as_ref().and_then(Signer::public_key).map(|k| k.id());
+    let is_new = |key: &KeyId, known: &[KeyId]| !known.is_empty() && !known.contains(key);
+    let (publish, head) = (id(&signing.publish), id(&signing.head));
+
+    if let Some(key) = publish.filter(|key| is_new(key, &before.catalog_keys)) {
+        monitor.warn(TardiffNotice::NewKey { layer, part: SignedPart::Catalog, key });
+    }
+    // Keys that sign catalogs may sign heads.
+    let known = [before.head_keys.as_slice(), before.catalog_keys.as_slice()].concat();
+    if let Some(key) = head.filter(|key| is_new(key, &known)) {
+        monitor.warn(TardiffNotice::NewKey { layer, part: SignedPart::Head, key });
     }
 }
 

@@ -81,9 +81,13 @@ pub fn verify(
         store.published()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
     let catalog = &published.catalog;
     let mut findings = Findings::default();
-    if let Some(keys) = keys {
-        let faults = store.verify_signatures(&published, keys);
-        findings.faults.extend(faults.iter().map(PublishError::to_string));
+    match keys {
+        Some(keys) => {
+            let faults = store.verify_signatures(&published, keys);
+            findings.faults.extend(faults.iter().map(PublishError::to_string));
+            findings.faults.extend(find_expiry(&published));
+        }
+        None => findings.faults.extend(find_half_signature(&published)),
     }
     if let Some(file) = &catalog.cluster_file {
         report_unlisted_files(&store, &published, monitor)?;
@@ -223,6 +227,21 @@ impl Verification<'_> {
             .map(|content| format!("content {}: {}", content.digest, content.reason))
             .collect();
         Ok((wanted.len() - missing.len(), faults))
+    }
+}
+
+/// The fault of a head that nodes refuse by their clock.
+fn find_expiry(published: &Published) -> Option<String> {
+    let end = published.head.expires.filter(|end| *end < Timestamp::now())?;
+    Some(format!("the head has expired at {end:.0}; run 'si_tardiff refresh'"))
+}
+
+/// The fault of a head and a catalog of which only one is signed.
+fn find_half_signature(published: &Published) -> Option<String> {
+    match (published.head_keys.is_empty(), published.catalog_keys.is_empty()) {
+        (true, false) => Some("the catalog is signed, and its head is not".to_owned()),
+        (false, true) => Some("the head is signed, and its catalog is not".to_owned()),
+        (true, true) | (false, false) => None,
     }
 }
 

@@ -182,8 +182,9 @@ pub enum TrustError {
     CatalogDigest(FetchError),
     /// The repository was written by a program before format 2.
     #[error(
-        "the repository has format 1 of {layer}, which this program cannot read; publish it again \
-         on the server with 'si_tardiff publish {}'", .layer.publish_option()
+        "the repository has format 1 of {layer}, which this program cannot read; on the server, \
+         move its directory away, and publish it again with 'si_tardiff publish {}'",
+        .layer.publish_option()
     )]
     OldFormat { layer: Layer },
     /// The head is older than one that this node has seen, and was written later.

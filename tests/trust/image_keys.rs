@@ -201,7 +201,10 @@ fn image_that_drops_all_keys_is_refused() {
     require!(ROOT_AND_RSYNC);
     let (site, old, _) = rotating_site();
 
-    publish(&site, &with_keys(2, &[]), &["--sign-key", &old.secret()]);
+    // This program does not sign such an image.
+    fs::remove_dir_all(site.repo()).expect("removes");
+    publish(&site, &with_keys(2, &[]), &["--serial", "2"]);
+    write_catalog(&site, &read_catalog(&site), (&old, &old));
 
     site.refused(&[], 3, &["could not verify the head of image node any more"]);
 }
@@ -228,6 +231,36 @@ fn publish_refuses_image_without_the_key_that_signs_it() {
     run(&["--sign-key", &new_secret]).ended(0, &["serial 2"]);
     fs::write(site.image().join(KEYS).join("broken.pub"), "no key").expect("writes");
     run(&["--sign-key", &new_secret]).ended(1, &["broken.pub"]);
+}
+
+#[test]
+fn publish_refuses_image_whose_key_directory_has_no_publish_key() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::new();
+    let key = SiteKey::new(&site, "site");
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let publish = ["publish", "--image", "node", "--images-dir", &images];
+    let ca_file = format!("{KEYS}/ca.pem");
+    let mut with_ca_file = with_keys(1, &[]);
+    trees::put(&mut with_ca_file, &ca_file, Item::file("a certificate"));
+
+    // Nodes of the last two images would require a signature, and could verify none.
+    for (image, unsigned) in [
+        (with_keys(1, &[]), 0),
+        (with_ca_file, 0),
+        (with_keys(1, &[("head/site.pub", &key)]), 1),
+        (with_keys(1, &[("revoked/site.pub", &key)]), 1),
+    ] {
+        for directory in [site.image(), site.repo()] {
+            let _ = fs::remove_dir_all(directory);
+        }
+        trees::write(&image, &site.image());
+
+        let run = tardiff(&site, &[&publish[..], &["--sign-key", &key.secret()]].concat());
+        run.ended(1, &["nodes make their keys exactly those", "add the NAME.pub"]);
+        assert!(!site.head_path().exists());
+        tardiff(&site, &publish).ended(unsigned, &[]);
+    }
 }
 
 #[test]

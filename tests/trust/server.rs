@@ -113,6 +113,207 @@ fn prune_signs_its_catalog() {
     assert_eq!(read_head(&site).version().to_string(), "2.1");
 }
 
+#[test]
+fn unchanged_image_is_published_under_larger_serial() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let secret = key.secret();
+    publish(&site, &tree(2), &["--sign-key", &secret]);
+    let backup = site.dir.path().join("backup");
+    common::copy_tree(&site.repo(), &backup);
+    publish(&site, &tree(3), &["--sign-key", &secret]);
+    site.updated(&[]);
+    fs::remove_dir_all(site.repo()).expect("removes");
+    common::copy_tree(&backup, &site.repo());
+    let _ = fs::remove_dir_all(site.image());
+    trees::write(&tree(2), &site.image());
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let publish = ["publish", "--image", "node", "--images-dir", &images, "--sign-key", &secret];
+    let again = |serial: &str| tardiff(&site, &[&publish[..], &["--serial", serial]].concat());
+
+    site.update(&[]).ended(0, &["this node has seen a newer one"]);
+    again("2").ended(1, &["its serial is 2 already"]);
+    again("10").ended(0, &["published node serial 10"]);
+
+    site.updated(&[]);
+    site.same_except(&["/etc/systemimager"]);
+    again("11").ended(0, &["published node serial 11"]);
+    site.updated(&[]);
+    tardiff(&site, &["list"]).ended(0, &["4 publishes", "serial 11"]);
+    let prune = ["prune", "--image", "node", "--keep", "1", "--grace", "0", "--sign-key", &secret];
+    tardiff(&site, &prune).ended(0, &["removed 1 generation"]);
+    tardiff(&site, &["verify", "--key", &key.public()]).ended(0, &["0 faults"]);
+    site.updated(&[]);
+}
+
+#[test]
+fn unchanged_override_is_published_under_larger_serial() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let overrides = site.dir.path().join("overrides");
+    fs::create_dir_all(overrides.join("gpu/etc")).expect("creates");
+    fs::write(overrides.join("gpu/etc/gpu"), "a driver").expect("writes");
+    let (secret, directory) = (key.secret(), overrides.display().to_string());
+    let publish = ["publish", "--override", "gpu", "--overrides-dir", &directory];
+    let publish = [&publish[..], &["--sign-key", &secret]].concat();
+    tardiff(&site, &publish).ended(0, &["serial 1"]);
+    site.updated(&["--override", "gpu"]);
+
+    tardiff(&site, &[&publish[..], &["--serial", "7"]].concat()).ended(0, &["serial 7"]);
+
+    site.updated(&["--override", "gpu"]);
+    tardiff(&site, &["verify"]).ended(0, &["0 faults"]);
+}
+
+#[test]
+fn serial_that_nodes_refuse_is_not_published() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let head = fs::read(site.head_path()).expect("reads");
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let secret = key.secret();
+    let publish = ["publish", "--image", "node", "--images-dir", &images, "--sign-key", &secret];
+    let with = |serial: &str| tardiff(&site, &[&publish[..], &["--serial", serial]].concat());
+    let reason = "nodes refuse a step of more than 100,000";
+
+    for version in ["version 1", "version 2"] {
+        fs::write(site.image().join("etc/version"), version).expect("writes");
+        for (serial, words) in
+            [("1", "its serial is 1 already"), ("100002", reason), ("18446744073709551615", reason)]
+        {
+            with(serial).ended(1, &[words]);
+            assert_eq!(fs::read(site.head_path()).expect("reads"), head);
+        }
+    }
+    with("100001").ended(0, &["serial 100001"]);
+    site.updated(&[]);
+
+    // The largest number that a catalog can have is an error as well, and no overflow.
+    let newest = u64::MAX;
+    let mut catalog = Catalog { serial: newest, ..read_catalog(&site) };
+    catalog.publishes.last_mut().expect("a publish").serial = newest;
+    write_catalog(&site, &catalog, (&key, &key));
+    fs::write(site.image().join("etc/version"), "version 3").expect("writes");
+    tardiff(&site, &publish).ended(1, &["its serial is the largest number"]);
+}
+
+#[test]
+fn damaged_layer_and_stray_files_stop_no_other_layer() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let secret = key.secret();
+    publish(&site, &tree(2), &["--sign-key", &secret, "--expires", "2h"]);
+    let repo = site.repo();
+    // "a" sorts before "node", and "z" after it.
+    for name in ["a", "z"] {
+        common::copy_tree(&repo.join("node"), &repo.join(name));
+        fs::write(repo.join(name).join("head.toml"), "damaged").expect("writes");
+    }
+    fs::create_dir(repo.join("empty")).expect("creates");
+    let before = read_head(&site);
+
+    let failed = ["si_tardiff: image a: ", "si_tardiff: image z: ", "serial 2"];
+    tardiff(&site, &["list"]).ended(1, &failed);
+    tardiff(&site, &["refresh", "--sign-key", &secret]).ended(1, &failed);
+    tardiff(&site, &["verify"]).ended(1, &["image a: ", "image z: ", "2 faults"]);
+    assert!(read_head(&site).issued > before.issued);
+
+    for name in ["a", "z"] {
+        fs::remove_dir_all(repo.join(name)).expect("removes");
+    }
+    fs::write(repo.join("index.html"), "a page").expect("writes");
+    for (name, target) in [("link", "node"), ("cluster", "/"), ("overrides", "node")] {
+        std::os::unix::fs::symlink(target, repo.join(name)).expect("links");
+    }
+    tardiff(&site, &["list"]).ended(0, &["serial 2"]);
+    tardiff(&site, &["verify"]).ended(0, &["0 faults"]);
+    let run = tardiff(&site, &["refresh", "--sign-key", &secret]);
+    assert_eq!((run.code, run.out.lines().count()), (0, 1), "{run:?}");
+}
+
+#[test]
+fn validity_that_nodes_refuse_is_refused_or_warned_of() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let head = fs::read(site.head_path()).expect("reads");
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let secret = key.secret();
+    let publish = ["publish", "--image", "node", "--images-dir", &images, "--sign-key", &secret];
+    let with = |end: &str| tardiff(&site, &[&publish[..], &["--expires", end]].concat());
+
+    for version in ["version 1", "version 2"] {
+        fs::write(site.image().join("etc/version"), version).expect("writes");
+        for end in ["0d", "2020-01-01T00:00:00Z"] {
+            with(end).ended(1, &["that time has passed", "--expires"]);
+            assert_eq!(fs::read(site.head_path()).expect("reads"), head);
+        }
+    }
+    with("30d").ended(0, &["serial 2"]);
+    site.updated(&[]);
+
+    let warning = "more than 30 days";
+    with("31d").ended(0, &["warning", warning, "max_head_age", "--allow-expired"]);
+    let refresh = ["refresh", "--sign-key", &secret, "--expires", "9999-01-01T00:00:00Z"];
+    tardiff(&site, &refresh).ended(0, &[warning]);
+    for end in ["never", "30d"] {
+        assert!(!with(end).err.contains("warning"), "{end}");
+    }
+}
+
+#[test]
+fn key_that_has_not_signed_before_is_warned_of() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let [head_key, second_key] = ["head", "second"].map(|name| SiteKey::new(&site, name));
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let publish = ["publish", "--image", "node", "--images-dir", &images, "--expires", "7d"];
+    let (first, second, head) = (key.secret(), second_key.secret(), head_key.secret());
+    let head = ["--head-key", &head];
+
+    for (round, keys, warning) in [
+        (2, &["--sign-key", &first][..], None),
+        (3, &["--sign-key", &first, head[0], head[1]], Some("the head of image node before")),
+        (4, &["--sign-key", &first, head[0], head[1]], None),
+        // A publish key may sign heads.
+        (5, &["--sign-key", &first], None),
+        (6, &["--sign-key", &second, "--trusted-key", &key.public()], Some("the catalog of image")),
+    ] {
+        fs::write(site.image().join("etc/version"), format!("version {round}")).expect("writes");
+        let run = tardiff(&site, &[&publish[..], keys].concat());
+        run.ended(0, &[]);
+        assert_eq!(run.err.contains("has not signed"), warning.is_some(), "{round}: {run:?}");
+        assert!(run.err.contains(warning.unwrap_or_default()), "{round}: {run:?}");
+    }
+
+    let trusted = ["--trusted-key", &second_key.public()];
+    let refresh = [&["refresh"], &head[..], &trusted].concat();
+    tardiff(&site, &refresh).ended(0, &["has not signed the head"]);
+    tardiff(&site, &refresh).ended(0, &["refreshed"]);
+}
+
+#[test]
+fn half_signed_repository_is_refused_and_reported() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::at(&tree(1));
+    let (key, head_key) = (SiteKey::new(&site, "site"), SiteKey::new(&site, "head"));
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let unsigned = fs::read(site.head_path()).expect("reads");
+
+    let publish = ["publish", "--image", "node", "--images-dir", &images, "--expires", "7d"];
+    fs::write(site.image().join("etc/version"), "version 2").expect("writes");
+    let run = tardiff(&site, &[&publish[..], &["--head-key", &head_key.secret()]].concat());
+    run.ended(1, &["cannot sign only the head of image node", "--sign-key"]);
+    assert_eq!(fs::read(site.head_path()).expect("reads"), unsigned);
+
+    write_head(&site, &read_head(&site), &head_key);
+    let verify = || tardiff(&site, &["verify"]);
+    verify().ended(1, &["FAULT: image node: the head is signed, and its catalog is not"]);
+    write_catalog(&site, &Catalog { revision: 1, ..read_catalog(&site) }, (&key, &key));
+    verify().ended(0, &["0 faults"]);
+    fs::write(site.head_path(), read_head(&site).to_toml().expect("text")).expect("writes");
+    verify().ended(1, &["FAULT: image node: the catalog is signed, and its head is not"]);
+}
+
 /// Puts a catalog there that lists another generation, as an account without a key can.
 fn plant(site: &Site, key: Option<&SiteKey>) {
     let catalog = Catalog { revision: 7, ..read_catalog(site) };
@@ -266,6 +467,8 @@ fn expired_head_is_shown() {
 
     tardiff(&site, &["verify"]).ended(0, &["EXPIRED 20", "3 days ago"]);
     tardiff(&site, &["list"]).ended(0, &["EXPIRED 20", "3 days ago"]);
+    let run = tardiff(&site, &["verify", "--key", &key.public()]);
+    run.ended(1, &["FAULT: image node: the head has expired", "1 fault"]);
 }
 
 #[test]

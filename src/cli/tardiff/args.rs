@@ -34,7 +34,7 @@ pub struct TardiffArgs {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or there was nothing to do
-  1  failed, or `verify` found a fault
+  1  failed, perhaps on some of several images only, or `verify` found a fault
   2  invalid command line";
 
 /// Subcommands; the names of the variants are their names.
@@ -239,10 +239,10 @@ pub struct PublishArgs {
     pub work: EffortArgs,
     #[command(flatten)]
     pub keys: KeyArgs,
-    /// Serial of this publish, larger than the present one
+    /// Serial of this publish, larger than the present one by at most 100,000
     ///
     /// For a server that was restored from a backup: nodes refuse serials below those that they have
-    /// seen.
+    /// seen, and larger steps. An unchanged image is published again under the new serial.
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
     /// Build diffs without deltas, so that plain tar can unpack them
@@ -383,6 +383,8 @@ pub struct KeyArgs {
     pub trusted_key: Vec<PathBuf>,
     /// End of the head's validity: a time, a duration such as 7d, or never [default: as long as the
     /// head before; the first one never ends]
+    ///
+    /// Nodes refuse heads that are valid for more than 30 days, unless their max_head_age is larger.
     #[arg(long, value_name = "TIME")]
     pub expires: Option<Validity>,
 }

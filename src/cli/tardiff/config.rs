@@ -102,10 +102,15 @@ impl TardiffConfig {
         };
         let head = typed.head_key.as_ref().or(self.head_key.as_ref());
         let head = head.map(|path| passphrase::unlock(path)).transpose()?.map(Signer::Key);
-        let validity = typed.expires.or(self.expires).unwrap_or_default();
+        let validity = self.validity(typed);
         let trusted = self.trusted_keys.iter().chain(&typed.trusted_key);
         let trusted = trusted.map(|path| read_public_key(path)).collect::<Result<_, _>>()?;
         Ok(Signing { publish, head, validity, trusted, image_keys: None })
+    }
+
+    /// Validity of heads.
+    pub fn validity(&self, typed: &KeyArgs) -> Validity {
+        typed.expires.or(self.expires).unwrap_or_default()
     }
 
     /// Time for which files of replaced heads remain.

@@ -10,19 +10,21 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
 use self::args::{
-    BuildArgs, CompressionArg, GenerationArgs, KeyArgs, KeygenArgs, PruneArgs, PublishArgs,
-    RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand, VerifyArgs,
+    BuildArgs, CompressionArg, GenerationArgs, KeyArgs, KeygenArgs, OptionalLayerArgs, PruneArgs,
+    PublishArgs, RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand, VerifyArgs,
 };
 use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
 use super::console::{self, Output};
 use super::terminal::{Terminal, Verbosity};
-use crate::catalog::{Catalog, Publish};
+use crate::catalog::{Catalog, Head, Publish};
 use crate::diff_archive::{FrameCompression, WriteOptions};
+use crate::host::DEFAULT_MAX_HEAD_AGE;
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::process::surroundings;
@@ -80,7 +82,7 @@ fn print_usage(error: &clap::Error) -> ExitCode {
 /// Result of a command that ran to its end.
 enum Success {
     Sound,
-    /// `verify` found faults.
+    /// `verify` found faults, or a command failed on some of several layers.
     Faults,
 }
 
@@ -112,16 +114,14 @@ impl TardiffRun<'_> {
                 }
             }
             TardiffCommand::List(typed) => {
-                for (layer, published) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
-                    output::print_published(&layer, &published, &mut self.out)?;
-                }
+                return self.list(&typed);
             }
             TardiffCommand::Verify(typed) => return self.verify(&typed),
             TardiffCommand::Prune(typed) => self.prune(&typed)?,
             TardiffCommand::Serve(typed) => return self.serve(&typed),
             TardiffCommand::Keygen(typed) => self.keygen(&typed)?,
             TardiffCommand::Sign(typed) => self.sign(&typed)?,
-            TardiffCommand::Refresh(typed) => self.refresh(&typed)?,
+            TardiffCommand::Refresh(typed) => return self.refresh(&typed),
         }
 
         let _ = self.out.flush();
@@ -215,6 +215,18 @@ impl TardiffRun<'_> {
         Ok(())
     }
 
+    fn list(&mut self, typed: &OptionalLayerArgs) -> anyhow::Result<Success> {
+        let mut success = Success::Sound;
+        for (layer, published) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
+            match published {
+                Ok(published) => output::print_published(&layer, &published, &mut self.out)?,
+                Err(error) => success = print_fault(&layer, &error),
+            }
+        }
+        let _ = self.out.flush();
+        Ok(success)
+    }
+
     fn verify(&mut self, typed: &VerifyArgs) -> anyhow::Result<Success> {
         let keys = read_keys(typed)?;
         let repo = &typed.which.repo.repo;
@@ -239,7 +251,7 @@ impl TardiffRun<'_> {
     fn prune(&mut self, typed: &PruneArgs) -> anyhow::Result<()> {
         let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
         // The lock creates the directory. A mistyped name must not create one.
-        list::list(&typed.repo.repo, Some(&layer))?;
+        list::read(&typed.repo.repo, &layer)?;
         let config = TardiffConfig::load(typed.config.as_ref())?;
         let signing = self.signing(&config, &typed.keys)?;
         let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
@@ -264,7 +276,7 @@ impl TardiffRun<'_> {
 
     fn sign(&mut self, typed: &SignArgs) -> anyhow::Result<()> {
         let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
-        list::list(&typed.repo.repo, Some(&layer))?;
+        list::read(&typed.repo.repo, &layer)?;
         let config = TardiffConfig::load(typed.config.as_ref())?;
         let signing = self.signing(&config, &typed.keys)?;
         if signing.publish.is_none() {
@@ -273,7 +285,9 @@ impl TardiffRun<'_> {
         let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
         let locked = locked.with_signing(signing);
 
-        let head = sign::sign(&locked, &locked.accepted(Reuse::FirstSignature)?)?;
+        let accepted = locked.accepted(Reuse::FirstSignature)?;
+        publish::warn_of_new_keys(locked.signing(), accepted.published(), self.monitor);
+        let head = sign::sign(&locked, &accepted)?;
 
         if !self.verbosity.is_quiet() {
             let _ = output::print_head("signed", &head, &mut self.out);
@@ -281,19 +295,29 @@ impl TardiffRun<'_> {
         Ok(())
     }
 
-    fn refresh(&mut self, typed: &RefreshArgs) -> anyhow::Result<()> {
+    fn refresh(&mut self, typed: &RefreshArgs) -> anyhow::Result<Success> {
         let config = TardiffConfig::load(typed.config.as_ref())?;
         let repo = &typed.which.repo.repo;
-        for (layer, _) in list::list(repo, typed.which.layer().as_ref())? {
+        let layer = typed.which.layer();
+        if let Some(layer) = &layer {
+            list::read(repo, layer)?;
+        }
+        let layers = layer.map_or_else(|| list::layers(repo), |layer| Ok(vec![layer]))?;
+
+        self.warn_of_validity(&config, &typed.keys);
+        // The head of a damaged layer must not keep those of the others from being issued.
+        let mut success = Success::Sound;
+        for layer in layers {
             let signing = config.signing(&typed.keys)?;
-            let locked = LockedStore::lock(Store::open(repo, &layer), None)?;
-            let locked = locked.with_signing(signing);
-            let head = sign::refresh(&locked, &locked.accepted(Reuse::NextHead)?)?;
-            if !self.verbosity.is_quiet() {
-                let _ = output::print_head("refreshed", &head, &mut self.out);
+            let refreshed = refresh_layer(repo, &layer, signing, self.monitor);
+            match refreshed {
+                Ok(_) if self.verbosity.is_quiet() => {}
+                Ok(head) => drop(output::print_head("refreshed", &head, &mut self.out)),
+                Err(error) => success = print_fault(&layer, &error),
             }
         }
-        Ok(())
+        let _ = self.out.flush();
+        Ok(success)
     }
 
     /// Reads the keys that sign; warns if nothing can verify their signatures.
@@ -302,7 +326,16 @@ impl TardiffRun<'_> {
         if signing.is_unverified() {
             self.monitor.warn(TardiffNotice::SignaturesNotVerified);
         }
+        self.warn_of_validity(config, typed);
         Ok(signing)
+    }
+
+    fn warn_of_validity(&self, config: &TardiffConfig, typed: &KeyArgs) {
+        let limit = Duration::from_secs(DEFAULT_MAX_HEAD_AGE.into());
+        if config.validity(typed).is_longer_than(limit) {
+            let max_days = DEFAULT_MAX_HEAD_AGE / (24 * 60 * 60);
+            self.monitor.warn(TardiffNotice::LongValidity { max_days });
+        }
     }
 
     fn keygen(&mut self, typed: &KeygenArgs) -> anyhow::Result<()> {
@@ -349,6 +382,24 @@ impl TardiffRun<'_> {
         let publish = find_publish(store.layer(), &catalog, which.generation.as_deref())?;
         Ok(store.manifest(publish)?)
     }
+}
+
+/// Prints the failure of one of several layers.
+fn print_fault(layer: &Layer, error: &PublishError) -> Success {
+    console::print_error_line(&format!("si_tardiff: {layer}: {error}"));
+    Success::Faults
+}
+
+fn refresh_layer(
+    repo: &Path,
+    layer: &Layer,
+    signing: Signing,
+    monitor: &dyn Monitor,
+) -> Result<Head, PublishError> {
+    let locked = LockedStore::lock(Store::open(repo, layer), None)?.with_signing(signing);
+    let accepted = locked.accepted(Reuse::NextHead)?;
+    publish::warn_of_new_keys(locked.signing(), accepted.published(), monitor);
+    sign::refresh(&locked, &accepted)
 }
 
 /// Reads the keys by which `verify` checks signatures; `None` without any option for them.
