@@ -24,7 +24,6 @@ use crate::root::RootError;
 use crate::signature::SignatureError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
-use crate::update::request::RepositorySource;
 
 /// Number of paths that a message lists.
 const MAX_LISTED: usize = 10;
@@ -226,6 +225,9 @@ pub enum TrustError {
     /// A signature is missing or wrong.
     #[error("{name}: {source}")]
     Signature { name: &'static str, source: SignatureError },
+    /// The head of `cluster.txt` is not fresh, and the node has no record of its image.
+    #[error("{0}; pass --image to name the image of this node, since none is recorded here")]
+    NotAssigned(FreshnessError),
     /// Nothing shows that the head is the newest one.
     #[error(transparent)]
     NotFresh(#[from] FreshnessError),
@@ -457,18 +459,6 @@ pub enum BootLoaderError {
 }
 
 impl UpdateError {
-    /// Explains a server that does not answer, if nobody said that it has a repository.
-    pub(super) fn without_repository(self, repo: &RepositorySource) -> Self {
-        match (self, repo) {
-            (UpdateError::Fetch(error), RepositorySource::Assumed(_))
-                if error.kind == FetchErrorKind::Unreachable =>
-            {
-                TrustError::UnsignedRoute(UnsignedRoute::NoRepositoryOfServer(error)).into()
-            }
-            (error, _) => error,
-        }
-    }
-
     /// Converts an error of a reception from `server`, by the side at fault.
     pub(super) fn from_full_sync(error: FullSyncError, server: &Server) -> Self {
         let kind = match error {

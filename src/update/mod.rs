@@ -46,7 +46,8 @@ pub use reboot::reboot;
 pub use recover::{PendingFilesystem, pending_filesystems, recover};
 pub use report::{ByDigest, Report, UpdateOutcome};
 pub use request::{
-    Check, Excludes, RepositorySource, RsyncScope, SyncMode, TrustSettings, UpdateRequest,
+    AssignmentSource, Check, Excludes, RepositorySource, RsyncScope, SyncMode, TrustSettings,
+    UpdateRequest,
 };
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, ClusterRequest, cluster, host_name};

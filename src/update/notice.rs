@@ -76,6 +76,12 @@ pub(super) enum UpdateNotice<'a> {
     },
 }
 
+/// The published `cluster.txt` is not followed, since its head is not fresh.
+pub(super) struct KeptAssignment<'a> {
+    pub image: &'a ImageName,
+    pub overrides: &'a [ImageName],
+}
+
 /// Something that a strategy or its transaction reports before its end.
 pub(super) enum TransactionNotice<'a> {
     // Strategy.
@@ -277,6 +283,17 @@ impl fmt::Display for UpdateNotice<'_> {
                 "cannot fetch {path} of the image yet: its exclude rules apply from the next run"
             ),
         }
+    }
+}
+
+impl fmt::Display for KeptAssignment<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the published cluster.txt may not be the newest: this node keeps its recorded image {}",
+            self.image
+        )?;
+        self.overrides.iter().try_for_each(|name| write!(f, ", override {name}"))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::fetch::{FetchOptions, RepoUrl};
+use crate::fetch::{FetchErrorKind, FetchOptions, RepoUrl};
 use crate::full_sync::Server;
 use crate::host::{BootLoader, Drift, KeepUndo, MaxDelete};
-use crate::image::ImageName;
+use crate::image::{ImageName, Layer};
 use crate::tree_path::TreePath;
+use crate::update::error::{FreshnessError, TrustError, UnsignedRoute, UpdateError};
 
 pub use crate::host::Check;
 
@@ -20,6 +21,8 @@ pub struct UpdateRequest {
     pub image: ImageName,
     /// Overrides, each copied over the image and those before it.
     pub overrides: Vec<ImageName>,
+    /// Source of the names of the image and of the overrides.
+    pub assignment: AssignmentSource,
     /// Source of the update: the published repository, or rsync alone.
     pub mode: SyncMode,
     /// Rsync daemon that serves images, overrides and scripts.
@@ -74,6 +77,53 @@ pub struct UpdateRequest {
     pub trust: TrustSettings,
 }
 
+/// Source of the names of the image and of the overrides.
+#[derive(Clone, Debug)]
+pub enum AssignmentSource {
+    /// The configuration of the node.
+    Configuration,
+    /// The `cluster.txt` of the rsync daemon, which nothing signs.
+    Daemon,
+    /// The published `cluster.txt`.
+    Cluster(SignedFiles),
+    /// The record of the node, because the published `cluster.txt` is older than one seen.
+    Record,
+    /// The record of the node, to which alone the tree may be repaired.
+    RecordToRepair {
+        /// The published `cluster.txt`.
+        cluster: SignedFiles,
+        /// Reason that the published file is not followed.
+        not_fresh: FreshnessError,
+    },
+}
+
+impl AssignmentSource {
+    /// Returns the signed `cluster.txt` that the node needs to verify in each run.
+    pub(super) fn signed_cluster(&self) -> Option<&SignedFiles> {
+        match self {
+            AssignmentSource::Cluster(cluster)
+            | AssignmentSource::RecordToRepair { cluster, .. } => Some(cluster),
+            _ => None,
+        }
+    }
+
+    /// Returns the reason that the run may only repair the recorded generation.
+    pub(super) fn not_fresh(&self) -> Option<&FreshnessError> {
+        match self {
+            AssignmentSource::RecordToRepair { not_fresh, .. } => Some(not_fresh),
+            _ => None,
+        }
+    }
+}
+
+/// Head and catalog of a layer with their signatures.
+#[derive(Clone, Debug)]
+pub struct SignedFiles {
+    pub(super) layer: Layer,
+    pub(super) head: Vec<u8>,
+    pub(super) catalog: Vec<u8>,
+}
+
 /// Requirements for the signatures and times of a repository.
 #[derive(Clone, Debug)]
 pub struct TrustSettings {
@@ -119,6 +169,18 @@ impl RepositorySource {
     pub fn url(&self) -> &RepoUrl {
         match self {
             RepositorySource::Configured(url) | RepositorySource::Assumed(url) => url,
+        }
+    }
+
+    /// Explains a server that does not answer, if nobody said that it has a repository.
+    pub(super) fn explain(&self, error: UpdateError) -> UpdateError {
+        match (self, error) {
+            (RepositorySource::Assumed(_), UpdateError::Fetch(error))
+                if error.kind == FetchErrorKind::Unreachable =>
+            {
+                TrustError::UnsignedRoute(UnsignedRoute::NoRepositoryOfServer(error)).into()
+            }
+            (_, error) => error,
         }
     }
 }

@@ -41,7 +41,8 @@ use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
 use systemimager::state::LoadedState;
 use systemimager::update::{
-    self, Excludes, Report, RollbackRequest, SyncMode, TrustSettings, UpdateError, UpdateRequest,
+    self, AssignmentSource, Excludes, Report, RollbackRequest, SyncMode, TrustSettings,
+    UpdateError, UpdateRequest,
 };
 use tempfile::TempDir;
 
@@ -651,6 +652,7 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         root: node.to_owned(),
         image: "node".parse().expect("a name"),
         overrides: Vec::new(),
+        assignment: AssignmentSource::Configuration,
         mode: SyncMode::Diffs(repo.parse().expect("an URL")),
         rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, relay: None }),
         sync_timeout: Duration::from_secs(3600),

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use super::routes::client;
+use super::routes::{client, cluster_text, publish_cluster};
 use super::*;
 use crate::common::site::Run;
 use crate::common::{ROOT_AND_RSYNC, require};
@@ -315,6 +315,37 @@ fn key_of_override_is_needed_too() {
     publish_override(&site, write("off"), &new);
     site.updated(&["--override", "gpu"]);
     assert_eq!(keys_of_node(&site), ["new.pub"]);
+}
+
+#[test]
+fn image_without_key_of_cluster_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let (site, old, new) = rotating_site();
+    let assign = |key: &SiteKey| {
+        publish_cluster(&site, &cluster_text("node"), &["--sign-key", &key.secret()])
+            .ended(0, &["published cluster.txt"]);
+    };
+    let host = |mut tree: Tree| {
+        trees::put(&mut tree, "etc/hostname", Item::file("node1\n"));
+        tree
+    };
+    let both = host(with_keys(2, &[("old.pub", &old), ("new.pub", &new)]));
+    publish(&site, &both, &["--sign-key", &old.secret()]);
+    site.updated(&[]);
+    assign(&old);
+    publish(&site, &host(with_keys(3, &[("new.pub", &new)])), &["--sign-key", &new.secret()]);
+    let before = site.snapshot();
+
+    let words = ["could not verify the head of cluster.txt any more", "not trusted here"];
+    client(&site, &["--diff"]).ended(3, &words);
+    client(&site, &["--diff", "--dry-run"]).ended(3, &words);
+    site.unchanged_since(&before);
+
+    let keys = ["--sign-key", &new.secret(), "--trusted-key", &old.public()];
+    tardiff(&site, &[&["sign", "--cluster"], &keys[..]].concat()).ended(0, &[]);
+    client(&site, &["--diff"]).ended(0, &[]);
+    assert_eq!(keys_of_node(&site), ["new.pub"]);
+    client(&site, &["--diff"]).ended(0, &[]);
 }
 
 #[test]

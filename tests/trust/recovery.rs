@@ -9,6 +9,7 @@ use crate::common::fault_server::FaultServer;
 use crate::common::interrupted::{self, STRACE};
 use crate::common::trees::Generation;
 use crate::common::{ROOT_AND_RSYNC, judge, read, require};
+use crate::routes::client;
 
 /// Way of a repository to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,33 @@ fn expired_head_repairs_recorded_generation_and_installs_no_other() {
         }
         site.update(&["--allow-expired"]).ended(0, &["it is accepted by --allow-expired"]);
         assert_eq!(carried.version(), "version 2");
+    }
+}
+
+#[test]
+fn run_without_diff_repairs_under_expired_head_without_check() {
+    require!(ROOT_AND_RSYNC);
+    let mut carried = Carried::new(Carrier::File);
+    carried.site = carried.site.with_rsync();
+    let site = &carried.site;
+    let before = site.snapshot();
+    let version = site.node().join("etc/version");
+    for round in [1, 2] {
+        carried.publish(round);
+        carried.expire();
+        client(site, &["--image", "node"]).ended(3, &["expired at", "--allow-expired"]);
+        site.unchanged_since(&before);
+
+        // Size and time of the file stay as they were.
+        fs::write(&version, "VERSION 1").expect("writes");
+        let reference = before.join("etc/version");
+        common::run(Command::new("touch").arg("-r").arg(reference).arg(&version));
+        client(site, &["--image", "node", "--dry-run"]).ended(0, &["etc/version"]);
+        client(site, &["--image", "node"]).ended(0, &["expired at", "no other generation"]);
+
+        assert_eq!(carried.version(), "version 1");
+        judge::same(&before, &site.node(), &["/etc/systemimager"]);
+        site.nothing_left();
     }
 }
 

@@ -6,12 +6,12 @@ use super::*;
 use crate::common::{ROOT_AND_RSYNC, require};
 
 /// Text of a `cluster.txt` that assigns `image` to the node of a test.
-fn cluster_text(image: &str) -> String {
+pub(crate) fn cluster_text(image: &str) -> String {
     format!("# global_override=::\nnode1:all:{image}:\n")
 }
 
 /// Publishes a `cluster.txt`.
-fn publish_cluster(site: &Site, text: &str, more: &[&str]) -> common::site::Run {
+pub(crate) fn publish_cluster(site: &Site, text: &str, more: &[&str]) -> common::site::Run {
     let file = site.dir.path().join("cluster.txt");
     fs::write(&file, text).expect("writes");
     tardiff(site, &[&["publish", "--cluster", &file.display().to_string()], more].concat())
@@ -134,9 +134,7 @@ fn cluster_attacks_are_refused() {
     client(&site, &["--diff"]).ended(0, &[]);
     let genuine = fs::read(cluster.join("head.toml")).expect("reads");
 
-    // A head of before, from a mirror and with the time of today.
-    write_cluster_head(&site, &old, &key);
-    client_refused(&site, &["--diff"], &["older cluster.txt"]);
+    // A head of before, with the time of today.
     write_cluster_head(&site, &Head { issued: jiff::Timestamp::now(), ..old }, &key);
     client_refused(&site, &["--diff"], &["serial 1 of cluster.txt", "has seen 2"]);
 
@@ -160,6 +158,96 @@ fn cluster_attacks_are_refused() {
 
     fs::write(cluster.join("head.toml"), &genuine).expect("writes");
     client(&site, &["--diff"]).ended(0, &[]);
+}
+
+/// Issues the head of the cluster as it was three weeks ago, for one week.
+fn expire_cluster(site: &Site, key: &SiteKey) {
+    let issued = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * 21);
+    let expires = Some(issued + jiff::SignedDuration::from_hours(24 * 7));
+    write_cluster_head(site, &Head { issued, expires, ..cluster_head(site) }, key);
+}
+
+#[test]
+fn expired_cluster_repairs_recorded_generation_and_installs_no_other() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    let sign = ["--sign-key", &key.secret()];
+    let first = fs::read(site.head_path()).expect("reads");
+    let version = site.node().join("etc/version");
+    publish_cluster(&site, &cluster_text("other"), &sign).ended(0, &[]);
+    expire_cluster(&site, &key);
+    let checked = ["--diff", "--image", "node", "--check=content"];
+    client(&site, &checked).ended(0, &["repaired: /etc/hostname"]);
+
+    // The newest image is the recorded one, then a newer one, then one of a mirror that is behind.
+    for round in 1..=3 {
+        if round == 2 {
+            publish(&site, &tree(2), &sign);
+        } else if round == 3 {
+            fs::write(site.head_path(), &first).expect("writes");
+        }
+        for mode in [&["--diff"][..], &[]] {
+            let checked = [mode, &["--check=content"]].concat();
+            let words =
+                ["cluster.txt expired at", "--allow-expired", "keeps its recorded image node"];
+            client_refused(&site, mode, &words);
+            client_refused(&site, &checked, &words);
+            fs::write(&version, "damaged").expect("writes");
+            client(&site, &checked).ended(0, &["cluster.txt expired at", "only compared"]);
+            assert_eq!(fs::read_to_string(&version).expect("reads"), "version 1");
+        }
+    }
+    client_refused(&site, &["--directory", "/etc"], &["cluster.txt expired at"]);
+    client_refused(&site, &["--diff", "--adopt"], &["cluster.txt expired at"]);
+    fs::write(site.node().join("etc/hostname"), "node1\n").expect("writes");
+    client(&site, &["--diff", "--allow-expired"]).ended(4, &["assigns image other"]);
+}
+
+#[test]
+fn cluster_that_is_not_fresh_needs_record_or_image() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    let sign = ["--sign-key", &key.secret()];
+    publish_cluster(&site, &cluster_text("old"), &sign).ended(0, &[]);
+    let old = cluster_head(&site);
+    publish_cluster(&site, &cluster_text("node"), &sign).ended(0, &[]);
+    let newest = cluster_head(&site);
+    client(&site, &["--diff"]).ended(0, &[]);
+    fs::remove_file(site.node().join("var/lib/systemimager/client/state.toml")).expect("removes");
+
+    write_cluster_head(&site, &old, &key);
+    for mode in [&["--diff"][..], &[]] {
+        client_refused(&site, mode, &["older cluster.txt", "pass --image"]);
+    }
+    write_cluster_head(&site, &newest, &key);
+    publish_cluster(&site, &cluster_text("other"), &sign).ended(0, &[]);
+    expire_cluster(&site, &key);
+    for mode in [&["--diff"][..], &[]] {
+        client_refused(&site, mode, &["the head of cluster.txt expired at", "pass --image"]);
+        client(&site, &[mode, &["--image", "node"]].concat()).ended(0, &[]);
+        fs::remove_file(site.node().join("var/lib/systemimager/client/state.toml"))
+            .expect("removes");
+    }
+}
+
+#[test]
+fn stale_cluster_keeps_recorded_assignment() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = site_with_scripts("node");
+    let sign = ["--sign-key", &key.secret()];
+    publish_cluster(&site, &cluster_text("old"), &sign).ended(0, &[]);
+    let old = cluster_head(&site);
+    publish_cluster(&site, &cluster_text("node"), &sign).ended(0, &[]);
+    client(&site, &["--diff"]).ended(0, &[]);
+
+    write_cluster_head(&site, &old, &key);
+    for (round, mode) in [(2, &["--diff"][..]), (3, &[])] {
+        publish(&site, &tree(round), &sign);
+        client(&site, mode).ended(0, &["nothing new", "keeps its recorded image node"]);
+        site.same_except(&["/etc/systemimager", "/etc/hostname"]);
+        client(&site, mode).ended(0, &["keeps its recorded image node"]);
+        fs::write(site.node().join("etc/hostname"), "node1\n").expect("writes");
+    }
 }
 
 #[test]

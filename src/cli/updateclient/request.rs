@@ -16,8 +16,8 @@ use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
-    self, Assigned, ClusterRequest, ExplainRequest, RepositorySource, RollbackRequest, RsyncScope,
-    SyncMode, TrustSettings, UpdateError, UpdateRequest,
+    self, Assigned, AssignmentSource, ClusterRequest, ExplainRequest, RepositorySource,
+    RollbackRequest, RsyncScope, SyncMode, TrustSettings, UpdateError, UpdateRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -82,7 +82,7 @@ pub fn find_assignment(
 ) -> Result<Assigned, UpdateError> {
     let overrides = settings.overrides.clone();
     if let Some(image) = settings.image.clone() {
-        return Ok(Assigned { image, overrides });
+        return Ok(Assigned { image, overrides, source: AssignmentSource::Configuration });
     }
 
     let repo = repository_source(settings, tunnel);
@@ -107,7 +107,9 @@ pub fn find_assignment(
     if !overrides.is_empty() {
         assigned.overrides = overrides;
     }
-    monitor.note(ClientNotice::Assigned(&assigned));
+    if matches!(assigned.source, AssignmentSource::Cluster(_) | AssignmentSource::Daemon) {
+        monitor.note(ClientNotice::Assigned(&assigned));
+    }
     Ok(assigned)
 }
 
@@ -122,6 +124,7 @@ pub fn update_request(
         root: arguments.root.clone(),
         image: assigned.image,
         overrides: assigned.overrides,
+        assignment: assigned.source,
         mode: sync_mode(arguments, settings, tunnel)?,
         rsync: rsync_server(settings, tunnel),
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),

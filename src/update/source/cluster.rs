@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::apply::Untouched;
+use crate::apply::session::Session;
 use crate::catalog::CatalogFault;
 use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
 use crate::full_sync::Server;
@@ -15,12 +16,17 @@ use crate::host::{BadFile, HostAssignment, MAX_FILE};
 use crate::image::{ImageName, Layer};
 use crate::report::Monitor;
 use crate::root::{Root, RootError};
+use crate::state::{self, LoadedState};
 use crate::tree_path::TreePath;
-use crate::update::error::{ClusterFault, TrustError, UnsignedRoute, UpdateError, UsageError};
+use crate::update::error::{
+    ClusterFault, FreshnessError, TrustError, UnsignedRoute, UpdateError, UsageError,
+};
+use crate::update::notice::KeptAssignment;
 use crate::update::recover::{open_for_dry_run, open_session};
-use crate::update::request::{RepositorySource, TrustSettings};
+use crate::update::request::{AssignmentSource, RepositorySource, TrustSettings};
 use crate::update::requester::Requester;
 use crate::update::source::head::{LayerAnswer, LayerRequest};
+use crate::update::source::published::PublishedImage;
 use crate::update::source::trust::requires_signature;
 
 /// Name of the file in the rsync module `scripts`.
@@ -53,22 +59,25 @@ pub struct ClusterRequest {
     pub dry_run: bool,
 }
 
-/// Image and overrides that the server assigns to a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Image and overrides of a host.
+#[derive(Clone, Debug)]
 pub struct Assigned {
     /// The image.
     pub image: ImageName,
     /// Overrides, each copied over the image and those before it.
     pub overrides: Vec<ImageName>,
+    /// Source of these names.
+    pub source: AssignmentSource,
 }
 
-/// A `cluster.txt` and its address.
+/// A `cluster.txt`, its address and its source.
 struct ClusterFile {
     bytes: Vec<u8>,
     address: String,
+    source: AssignmentSource,
 }
 
-/// Fetches `cluster.txt` and finds the host to which the tree at `root` belongs.
+/// Fetches `cluster.txt` and finds the host of the tree; without a newest one, reads the record.
 pub fn cluster(request: &ClusterRequest, monitor: &dyn Monitor) -> Result<Assigned, UpdateError> {
     let root = Root::open(&request.root).map_err(Untouched::from)?;
     let host = host_name(&root).map_err(Untouched::from)?.ok_or(UsageError::NamelessHost)?;
@@ -76,7 +85,7 @@ pub fn cluster(request: &ClusterRequest, monitor: &dyn Monitor) -> Result<Assign
     let is_required = requires_signature(&root, &request.trust)?;
     let file = match (&request.rsync, &request.repo) {
         (Some(server), _) if !is_required => fetch_from_daemon(server, &request.fetch)?,
-        (_, Some(repo)) => fetch_published(request, repo, monitor)?,
+        (_, Some(repo)) => return assign_as_published(request, repo, &host, monitor),
         (_, None) if is_required => {
             return Err(TrustError::UnsignedRoute(UnsignedRoute::NoRepository).into());
         }
@@ -89,21 +98,37 @@ fn fetch_from_daemon(server: &Server, options: &FetchOptions) -> Result<ClusterF
     let address = server.address("scripts/");
     let bytes = Repository::open_module(address.clone(), server.relay.clone(), options)?
         .fetch_unverified(FILE, MAX_FILE as u64)?;
-    Ok(ClusterFile { bytes, address: format!("{address}{FILE}") })
+    let address = format!("{address}{FILE}");
+    Ok(ClusterFile { bytes, address, source: AssignmentSource::Daemon })
 }
 
-/// Fetches the published file, whose head and catalog are verified like those of an image.
-fn fetch_published(
+/// Assigns by the published file, or by the record if the head of that file is not fresh.
+fn assign_as_published(
     request: &ClusterRequest,
     repo: &RepositorySource,
+    host: &str,
     monitor: &dyn Monitor,
-) -> Result<ClusterFile, UpdateError> {
+) -> Result<Assigned, UpdateError> {
     // The record of the newest catalog is a file of the tree, which only one run may change.
     let session = if request.dry_run {
         open_for_dry_run(&request.root)?
     } else {
         open_session(&request.root, &request.allow_root_fs, monitor)?
     };
+    let mut published = ask(request, repo, &session, monitor)?;
+    match published.not_fresh.take() {
+        Some(not_fresh) => assign_as_recorded(&session.root, *published, not_fresh, monitor),
+        None => fetch_published(*published, repo)?.assignment(host),
+    }
+}
+
+/// Asks for head and catalog, which are verified like those of an image.
+fn ask(
+    request: &ClusterRequest,
+    repo: &RepositorySource,
+    session: &Session,
+    monitor: &dyn Monitor,
+) -> Result<Box<PublishedImage>, UpdateError> {
     let node = Requester {
         root: &session.root,
         fetch: &request.fetch,
@@ -114,21 +139,55 @@ fn fetch_published(
         monitor,
     };
     let question = LayerRequest { node, repo: repo.url(), layer: &Layer::Cluster, known: None };
-    let published = match question.send().map_err(|error| error.without_repository(repo))? {
-        LayerAnswer::Published(published) => published,
+    match question.send().map_err(|error| repo.explain(error))? {
+        LayerAnswer::Published(published) => Ok(published),
         LayerAnswer::NotPublished => {
             let repository = repo.url().to_string();
-            return Err(TrustError::UnsignedRoute(UnsignedRoute::Cluster { repository }).into());
+            Err(TrustError::UnsignedRoute(UnsignedRoute::Cluster { repository }).into())
         }
         // Without a known catalog there is no answer without a catalog.
         LayerAnswer::Unchanged | LayerAnswer::Stale => {
-            return Err(TrustError::UnexpectedNotModified.into());
+            Err(TrustError::UnexpectedNotModified.into())
         }
-    };
-    if let Some(not_fresh) = published.not_fresh {
-        return Err(TrustError::from(not_fresh).into());
     }
+}
 
+/// Keeps the recorded image and overrides.
+///
+/// Otherwise a server that is not updated any more would keep a node from its own repair. A mirror
+/// that is behind has nothing new to say about the assignment; any other reason leads to no other
+/// generation than the recorded one.
+fn assign_as_recorded(
+    root: &Root,
+    published: PublishedImage,
+    not_fresh: FreshnessError,
+    monitor: &dyn Monitor,
+) -> Result<Assigned, UpdateError> {
+    let is_stale = not_fresh == FreshnessError::StaleCluster;
+    let state = match state::load(root).map_err(Untouched::from)? {
+        LoadedState::Valid(state) | LoadedState::FromCopy(state)
+            if is_stale || state.is_published() =>
+        {
+            state
+        }
+        _ => return Err(TrustError::NotAssigned(not_fresh).into()),
+    };
+
+    let overrides: Vec<ImageName> = state.overrides.into_iter().map(|record| record.name).collect();
+    monitor.warn(KeptAssignment { image: &state.image, overrides: &overrides });
+    let source = if is_stale {
+        AssignmentSource::Record
+    } else {
+        AssignmentSource::RecordToRepair { cluster: published.signed, not_fresh }
+    };
+    Ok(Assigned { image: state.image, overrides, source })
+}
+
+/// Fetches the file that the catalog names.
+fn fetch_published(
+    published: PublishedImage,
+    repo: &RepositorySource,
+) -> Result<ClusterFile, UpdateError> {
     let repository = &published.repository;
     let file = published.catalog.cluster_file.as_ref().ok_or(CatalogFault::ClusterFile);
     let file = file.map_err(|fault| TrustError::Catalog(fault.into()))?;
@@ -138,17 +197,18 @@ fn fetch_published(
         _ => UpdateError::from(error),
     })?;
     repository.discard(file)?;
-    Ok(ClusterFile { bytes, address: format!("{}cluster/{}", repo.url(), file.file) })
+    let address = format!("{}cluster/{}", repo.url(), file.file);
+    Ok(ClusterFile { bytes, address, source: AssignmentSource::Cluster(published.signed) })
 }
 
 impl ClusterFile {
     /// Finds image and overrides of `host`.
-    fn assignment(&self, host: &str) -> Result<Assigned, UpdateError> {
+    fn assignment(self, host: &str) -> Result<Assigned, UpdateError> {
         let found = HostAssignment::parse(FILE, &self.bytes, host)
             .map_err(|error: BadFile| self.unusable(error.into()))?;
         let no_image = ClusterFault::NoImage { host: host.to_owned() };
         let image = found.image.ok_or_else(|| self.unusable(no_image))?;
-        Ok(Assigned { image, overrides: found.overrides })
+        Ok(Assigned { image, overrides: found.overrides, source: self.source })
     }
 
     fn unusable(&self, why: ClusterFault) -> FetchError {

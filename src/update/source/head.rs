@@ -12,8 +12,9 @@ use crate::state::SeenCatalog;
 use crate::state::seen::{Freshness, SeenHead, SeenHeads};
 use crate::update::error::{FreshnessError, TrustError, UpdateError};
 use crate::update::notice::UpdateNotice;
+use crate::update::request::SignedFiles;
 use crate::update::requester::Requester;
-use crate::update::source::published::{PublishedImage, SignedFiles};
+use crate::update::source::published::PublishedImage;
 use crate::update::source::trust::{Trust, TrustedHead};
 
 /// Name of the catalog in a repository of format 1.
@@ -117,7 +118,7 @@ impl LayerRequest<'_> {
             repository,
             catalog,
             not_fresh,
-            signed: SignedFiles { head: bytes, catalog: catalog_bytes },
+            signed: SignedFiles { layer: layer.clone(), head: bytes, catalog: catalog_bytes },
             seen,
         })))
     }

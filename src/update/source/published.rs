@@ -13,6 +13,7 @@ use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
 use crate::update::error::{FreshnessError, UpdateError};
+use crate::update::request::SignedFiles;
 use crate::update::run::Run;
 
 /// Largest compressed manifest that is fetched: ten million entries need less.
@@ -28,12 +29,6 @@ pub(in crate::update) struct PublishedImage {
     pub signed: SignedFiles,
     /// Record of the catalog for the state.
     pub seen: SeenCatalog,
-}
-
-/// Head and catalog with their signatures.
-pub(in crate::update) struct SignedFiles {
-    pub head: Vec<u8>,
-    pub catalog: Vec<u8>,
 }
 
 impl PublishedImage {

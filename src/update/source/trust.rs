@@ -17,8 +17,7 @@ use crate::signature::{KeySet, PublicKey, Role, SignedText};
 use crate::state::seen::SeenHead;
 use crate::update::error::{FreshnessError, TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::notice::UpdateNotice;
-use crate::update::request::TrustSettings;
-use crate::update::source::published::PublishedImage;
+use crate::update::request::{SignedFiles, TrustSettings};
 
 /// Time by which the clock of a server may be ahead of that of a node.
 const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_hours(24);
@@ -142,24 +141,19 @@ impl Trust {
     }
 
     /// Refuses keys that do not verify an accepted head and catalog, if signatures are required.
-    pub fn check_remaining(
-        &self,
-        keys: &KeySet,
-        published: &PublishedImage,
-    ) -> Result<(), TrustError> {
+    pub fn check_remaining(&self, keys: &KeySet, accepted: &SignedFiles) -> Result<(), TrustError> {
         if !self.is_required && !keys.requires_signature() {
             return Ok(());
         }
-        let PublishedImage { signed, catalog, .. } = published;
         let files = [
-            ("the head", &signed.head, Role::Head),
-            ("the catalog", &signed.catalog, Role::Publish),
+            ("the head", &accepted.head, Role::Head),
+            ("the catalog", &accepted.catalog, Role::Publish),
         ];
         for (name, bytes, role) in files {
             SignedText::split(bytes)
                 .and_then(|signed| signed.verify(keys, role).map(drop))
                 .map_err(|source| {
-                    let layer = catalog.layer.clone();
+                    let layer = accepted.layer.clone();
                     TrustError::NoKeyLeft { name, layer, source }
                 })?;
         }

@@ -22,7 +22,16 @@ pub(super) struct HeadUpdate<'a> {
 pub(super) enum Goal {
     Head,
     /// The recorded one, although it may not be the head.
-    Recorded,
+    Recorded(RepairExtent),
+}
+
+/// Extent of a repair to the recorded generation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RepairExtent {
+    /// Check level and drift policy of the request.
+    Requested,
+    /// All tracked paths by content, as in a sync without diffs.
+    Complete,
 }
 
 /// Result of a strategy that did not fail.
@@ -42,7 +51,7 @@ impl<'a> HeadUpdate<'a> {
     /// Returns the manifest of the image that the tree shall have.
     pub fn image_manifest(&self) -> Result<Manifest, UpdateError> {
         match (self.goal, self.transaction.installed) {
-            (Goal::Recorded, Some(installed)) => Ok(installed.manifest.clone()),
+            (Goal::Recorded(_), Some(installed)) => Ok(installed.manifest.clone()),
             _ => self.published.manifest(self.published.catalog.head()),
         }
     }

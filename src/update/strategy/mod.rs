@@ -39,7 +39,7 @@ use crate::update::source::trust::requires_signature;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
-use head_update::{Goal, HeadUpdate, StrategyOutcome};
+use head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
 use pinned_head::check_pinned;
 use recorded_generation::RecordedGeneration;
 use signed_sync::SignedSync;
@@ -154,7 +154,9 @@ fn may_end_unmodified(run: &Run<'_>, repo: &RepoUrl, state: &State) -> Result<bo
     let is_from_repo =
         |seen: Option<&SeenCatalog>| seen.is_some_and(|seen| seen.repo == repo.to_string());
 
-    let has_own_work = matches!(request.check, Check::Stat | Check::Content)
+    // Under an expired assignment, a run that has nothing to repair is refused.
+    let has_own_work = request.assignment.not_fresh().is_some()
+        || matches!(request.check, Check::Stat | Check::Content)
         || request.adopt_only
         || request.purge_untracked
         || !state.left_out.is_empty()
@@ -222,8 +224,9 @@ fn try_strategies(
     state: Option<&State>,
 ) -> Result<StrategyOutcome, UpdateError> {
     let overrides = overrides::fetch_overrides(run, repo, state)?;
-    if let Some(not_fresh) = recorded_generation::find_not_fresh(published, &overrides) {
-        return RecordedGeneration { run, published, not_fresh }.sync(overrides, state);
+    if let Some(not_fresh) = recorded_generation::find_not_fresh(run, published, &overrides) {
+        let extent = RepairExtent::Requested;
+        return RecordedGeneration { run, published, not_fresh, extent }.sync(overrides, state);
     }
     check_pinned(run, &published.catalog, &overrides, state)?;
     let installed = find_installed(run, published, &overrides, state)?;

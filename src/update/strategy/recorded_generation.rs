@@ -12,7 +12,7 @@ use crate::update::report::{Report, UpdateOutcome};
 use crate::update::run::Run;
 use crate::update::source::overrides::OverrideLayer;
 use crate::update::source::published::PublishedImage;
-use crate::update::strategy::head_update::{Goal, HeadUpdate, StrategyOutcome};
+use crate::update::strategy::head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
 use crate::update::strategy::{full_sync, repair};
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
@@ -23,15 +23,22 @@ pub(super) struct RecordedGeneration<'a> {
     pub published: &'a PublishedImage,
     /// Reason that the head is refused.
     pub not_fresh: FreshnessError,
+    pub extent: RepairExtent,
 }
 
-/// Returns the reason that the head of the image, or of an override, leads nowhere.
+/// Returns the reason that a head of the assignment, the image or an override leads nowhere.
+///
+/// The assignment is the first: with a head of it that has expired, an image of a mirror that is
+/// behind is no success.
 pub(super) fn find_not_fresh(
+    run: &Run<'_>,
     published: &PublishedImage,
     overrides: &[OverrideLayer],
 ) -> Option<FreshnessError> {
     let layers = overrides.iter().filter_map(OverrideLayer::published);
-    std::iter::once(published).chain(layers).find_map(|layer| layer.not_fresh.clone())
+    let mut reasons = std::iter::once(published).chain(layers).map(|layer| &layer.not_fresh);
+    let of_assignment = run.request.assignment.not_fresh();
+    of_assignment.or_else(|| reasons.find_map(Option::as_ref)).cloned()
 }
 
 impl RecordedGeneration<'_> {
@@ -78,7 +85,7 @@ impl RecordedGeneration<'_> {
                 publish: Some(PublishRef { serial: state.serial, seen: state.catalog.as_ref() }),
             },
             published: self.published,
-            goal: Goal::Recorded,
+            goal: Goal::Recorded(self.extent),
         };
         if !repair::has_work(&update, &installed) {
             return Ok(None);

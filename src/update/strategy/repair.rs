@@ -1,6 +1,6 @@
 //! Repair: the image is at its generation, but deviations or overrides need work.
 
-use crate::apply::plan::ChangePlan;
+use crate::apply::plan::{ChangePlan, CheckLevel};
 use crate::host::{Check, Drift};
 use crate::manifest::path_text;
 use crate::tree_path::TreePath;
@@ -8,7 +8,7 @@ use crate::update::installed::Installed;
 use crate::update::notice::{Route, TransactionNotice};
 use crate::update::strategy::chain_archives::{fetch_override_chains, fill_from_archives};
 use crate::update::strategy::fetch_by_digest;
-use crate::update::strategy::head_update::{Goal, HeadUpdate, StrategyOutcome};
+use crate::update::strategy::head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
 use crate::update::transaction::error::TransactionError;
 
 /// Compares the tree with its generation if that is needed, and installs the differing paths.
@@ -19,11 +19,11 @@ pub(super) fn run(
     let (run, transaction) = (update.run(), &update.transaction);
     let has_new_overrides = installed.composed_id() != transaction.composed_id(&installed.manifest);
     let route = match update.goal {
-        Goal::Recorded => Route::Recorded,
+        Goal::Recorded(_) => Route::Recorded,
         Goal::Head if has_new_overrides => Route::NewOverrides,
         Goal::Head => Route::Repair,
     };
-    let target = transaction.target(installed.manifest.clone(), route)?;
+    let mut target = transaction.target(installed.manifest.clone(), route)?;
     if let Some(rules) = update.find_other_excludes(&target)? {
         return Ok(StrategyOutcome::OtherExcludes(rules));
     }
@@ -38,6 +38,10 @@ pub(super) fn run(
         run.monitor.note(TransactionNotice::Strategy(&target.route));
     }
 
+    if update.goal == Goal::Recorded(RepairExtent::Complete) {
+        target.policy.check_level = CheckLevel::Content;
+        target.policy.drift = Drift::Repair;
+    }
     let live = transaction.read_live_tree(&target)?;
     let plan = transaction.plan(&target, &live)?;
     if run.request.dry_run {
@@ -55,8 +59,9 @@ pub(super) fn run(
 /// Checks if the tree has to be compared although the image and its overrides are unchanged.
 pub(super) fn has_work(update: &HeadUpdate<'_>, installed: &Installed) -> bool {
     let request = update.run().request;
-    let is_check_requested =
-        matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
+    let is_check_requested = update.goal == Goal::Recorded(RepairExtent::Complete)
+        || matches!(request.check, Check::Stat | Check::Content)
+        || request.purge_untracked;
 
     let differs = !installed.deviating.is_empty() || installed.overruled_record().is_some();
     let repairs_adopted = installed.is_adopted() && request.drift == Drift::Repair && differs;

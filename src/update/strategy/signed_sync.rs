@@ -14,7 +14,7 @@ use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides;
 use crate::update::source::published::PublishedImage;
 use crate::update::strategy::full_sync;
-use crate::update::strategy::head_update::{Goal, HeadUpdate, StrategyOutcome};
+use crate::update::strategy::head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
 use crate::update::strategy::pinned_head::check_pinned;
 use crate::update::strategy::recorded_generation::{RecordedGeneration, find_not_fresh};
 use crate::update::transaction::{PublishRef, UpdateTransaction};
@@ -35,7 +35,7 @@ pub(super) fn ask(
     let layer = Layer::Image(run.request.image.clone());
     let request =
         LayerRequest { node: run.requester(), repo: repo.url(), layer: &layer, known: None };
-    match request.send().map_err(|error| error.without_repository(repo))? {
+    match request.send().map_err(|error| repo.explain(error))? {
         LayerAnswer::Published(published) => Ok(published),
         LayerAnswer::NotPublished => {
             let (image, repository) = (run.request.image.clone(), repo.url().to_string());
@@ -54,11 +54,12 @@ impl SignedSync<'_> {
         let SignedSync { scope, repo, published, state } = *self;
         let is_whole_tree = scope.delete && scope.directory.is_root();
         let overrides = overrides::fetch_overrides(run, repo.url(), state)?;
-        if let Some(not_fresh) = find_not_fresh(published, &overrides) {
+        if let Some(not_fresh) = find_not_fresh(run, published, &overrides) {
             if !is_whole_tree {
                 return Err(TrustError::from(not_fresh).into());
             }
-            return RecordedGeneration { run, published, not_fresh }.sync(overrides, state);
+            let extent = RepairExtent::Complete;
+            return RecordedGeneration { run, published, not_fresh, extent }.sync(overrides, state);
         }
         check_pinned(run, &published.catalog, &overrides, state)?;
 

@@ -22,6 +22,7 @@ use crate::signature::PublicKey;
 use crate::state::seen::{SeenHead, SeenHeads};
 use crate::tree_path::TreePath;
 use crate::update::error::{TrustError, UpdateError};
+use crate::update::request::SignedFiles;
 use crate::update::run::Run;
 use crate::update::source::published::PublishedImage;
 use crate::update::source::trust::{Trust, keys_error};
@@ -173,13 +174,13 @@ pub(in crate::update) fn kept_in_rollback<'r>(
     Ok(kept)
 }
 
-/// Refuses a plan after which no key verifies the heads and catalogs of `layers`.
+/// Refuses a plan after which no key verifies the heads and catalogs in `accepted`.
 ///
 /// `read` returns the content of a staged key, or `None` if a dry run cannot know it.
 pub(super) fn check_remaining(
     run: &Run<'_>,
     plan: &ChangePlan,
-    layers: &[&PublishedImage],
+    accepted: &[&SignedFiles],
     mut read: impl FnMut(&StagedItem) -> Result<Option<Vec<u8>>, UpdateError>,
 ) -> Result<(), UpdateError> {
     let is_key = |path: &TreePath| KeyDir::of(path).is_some();
@@ -211,8 +212,8 @@ pub(super) fn check_remaining(
     let keys = collect_keys(&files, |path| root.show(path))
         .map_err(|source| TrustError::KeysOfImage { source })?;
     let trust = Trust::load(&run.session.root, &run.request.trust)?;
-    for layer in layers {
-        trust.check_remaining(&keys, layer)?;
+    for signed in accepted {
+        trust.check_remaining(&keys, signed)?;
     }
     Ok(())
 }

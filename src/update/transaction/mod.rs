@@ -38,6 +38,7 @@ use crate::update::hooks::{HookContext, Hooks};
 use crate::update::installed::{Installed, recorded};
 use crate::update::notice::Route;
 use crate::update::report::{Report, UpdateOutcome, count_topmost};
+use crate::update::request::SignedFiles;
 use crate::update::run::Run;
 use crate::update::source::excludes::ContentSources;
 use crate::update::source::overrides::OverrideLayer;
@@ -247,8 +248,10 @@ impl<'a> UpdateTransaction<'a> {
         read: impl FnMut(&StagedItem) -> Result<Option<Vec<u8>>, UpdateError>,
     ) -> Result<(), UpdateError> {
         let overrides = self.overrides.iter().filter_map(OverrideLayer::published);
-        let layers: Vec<&PublishedImage> = self.published.into_iter().chain(overrides).collect();
-        image_keys::check_remaining(self.run, plan, &layers, read)
+        let layers = self.published.into_iter().chain(overrides).map(|layer| &layer.signed);
+        let cluster = self.run.request.assignment.signed_cluster();
+        let accepted: Vec<&SignedFiles> = layers.chain(cluster).collect();
+        image_keys::check_remaining(self.run, plan, &accepted, read)
     }
 
     /// Reads the content of a key for a dry run; `None` if the repository does not have it.
