@@ -21,7 +21,7 @@ use crate::image::{ImageName, Layer};
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
 use crate::root::RootError;
-use crate::signature::SignatureError;
+use crate::signature::{Role, SignatureError};
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 
@@ -213,18 +213,18 @@ pub enum TrustError {
     UnsignedRoute(UnsignedRoute),
     /// No key of the node would verify what it has just accepted.
     #[error(
-        "cannot install the keys of the image: with them, this node could not verify {name} of \
-         {layer} any more: {source}; add the public key to etc/systemimager/keys of the image, and \
-         publish it again"
+        "cannot install the keys of the image: with them, this node could not verify the {} of \
+         {layer} any more: {source}; add the public key to etc/systemimager/keys of the image and \
+         publish it again, or sign {layer} with a key of the image", signed_file(.role)
     )]
-    NoKeyLeft { name: &'static str, layer: Layer, source: SignatureError },
+    NoKeyLeft { role: Role, layer: Layer, source: SignatureError },
     #[error("cannot install the keys of the image: {source}; correct the image")]
     KeysOfImage { source: KeysError },
     #[error("cannot install the key {path} of the image: it is no regular file; correct the image")]
     KeyOfImageIsNoFile { path: String },
     /// A signature is missing or wrong.
-    #[error("{name}: {source}")]
-    Signature { name: &'static str, source: SignatureError },
+    #[error("the {} of {layer}: {source}{}", signed_file(.role), remedy(.source))]
+    Signature { role: Role, layer: Layer, source: SignatureError },
     /// The head of `cluster.txt` is not fresh, and the node has no record of its image.
     #[error("{0}; pass --image to name the image of this node, since none is recorded here")]
     NotAssigned(FreshnessError),
@@ -528,6 +528,24 @@ impl From<SessionError> for UpdateError {
                 UpdateError::Unfinished(error)
             }
         }
+    }
+}
+
+/// Name of the file that keys of a role sign.
+fn signed_file(role: &Role) -> &'static str {
+    match role {
+        Role::Publish => "catalog",
+        Role::Head => "head",
+    }
+}
+
+/// Help for a node that has slept through a rotation of keys.
+fn remedy(error: &SignatureError) -> &'static str {
+    match error {
+        SignatureError::UnknownKeys { .. } => {
+            "; if the site has a new key, copy its .pub file to /etc/systemimager/keys"
+        }
+        _ => "",
     }
 }
 

@@ -16,18 +16,22 @@ fn arbitrary_software_is_refused() {
 
     // A head without a signature, by another key, and with one byte altered.
     fs::write(site.head_path(), text.to_toml().expect("text")).expect("writes");
-    refused_until(&site, &["head.toml: it is not signed"], restore);
+    refused_until(&site, &["the head of image node: it is not signed"], restore);
     write_head(&site, &text, &mallory);
-    refused_until(&site, &["head.toml: it is signed by key", "not trusted here"], restore);
+    refused_until(
+        &site,
+        &["the head of image node: it is signed by key", "not trusted here", "copy its .pub"],
+        restore,
+    );
     let mut altered = genuine.clone();
     altered[30] ^= 1;
     fs::write(site.head_path(), altered).expect("writes");
-    refused_until(&site, &["head.toml: its signature by key"], restore);
+    refused_until(&site, &["the head of image node: its signature by key"], restore);
 
     // A catalog of the attacker's below a genuine head key.
     let catalog = Catalog { revision: 1, ..read_catalog(&site) };
     write_catalog(&site, &catalog, (&mallory, &key));
-    refused_until(&site, &["the catalog: it is signed by key"], restore);
+    refused_until(&site, &["the catalog of image node: it is signed by key"], restore);
 
     // Archives that the catalog does not name are never read: their digests are in it.
     publish(&site, &tree(2), &["--sign-key", &key.secret()]);

@@ -135,7 +135,7 @@ fn unsigned_sync_brings_keys_of_image() {
 
     assert_eq!(keys_of_node(&site), ["new.pub"]);
     // From now on the node requires signatures.
-    client(&site, &["--image", "node"]).ended(3, &["head.toml: it is not signed"]);
+    client(&site, &["--image", "node"]).ended(3, &["the head of image node: it is not signed"]);
 }
 
 #[test]

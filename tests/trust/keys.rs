@@ -13,7 +13,11 @@ fn head_key_signs_no_catalog() {
     let catalog = Catalog { revision: 1, ..read_catalog(&site) };
 
     write_catalog(&site, &catalog, (&head, &key));
-    site.refused(&[], 3, &["the catalog: it is signed by key", "may sign heads only"]);
+    site.refused(
+        &[],
+        3,
+        &["the catalog of image node: it is signed by key", "may sign heads only"],
+    );
     write_catalog(&site, &catalog, (&key, &key));
     site.updated(&[]);
 
@@ -120,7 +124,7 @@ fn required_signature_without_key_refuses_everything() {
     fs::create_dir_all(&config).expect("creates");
     fs::write(config.join("updateclient.toml"), "require_signature = true\n").expect("writes");
 
-    site.refused(&[], 3, &["head.toml: it is not signed"]);
+    site.refused(&[], 3, &["the head of image node: it is not signed"]);
 }
 
 #[test]

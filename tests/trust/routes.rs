@@ -114,7 +114,7 @@ fn signed_cluster_replaces_that_of_daemon() {
     let (site, key) = site_with_scripts("evil");
     client_refused(&site, &["--diff"], &["cluster.txt is not published", "--cluster FILE"]);
     publish_cluster(&site, &cluster_text("node"), &[]).ended(0, &[]);
-    client_refused(&site, &["--diff"], &["head.toml: it is not signed"]);
+    client_refused(&site, &["--diff"], &["the head of cluster.txt: it is not signed"]);
     let sign = ["sign", "--cluster", "--sign-key", &key.secret()];
     tardiff(&site, &sign).ended(0, &["signed the head"]);
     publish(&site, &tree(2), &["--sign-key", &key.secret()]);
@@ -324,7 +324,7 @@ fn sync_without_diff_needs_a_signed_image() {
     let key = SiteKey::new(&site, "site");
     key.trust(&site, "");
 
-    client_refused(&site, &["--image", "node"], &["head.toml: it is not signed"]);
+    client_refused(&site, &["--image", "node"], &["the head of image node: it is not signed"]);
     client_refused(&site, &["--image", "other"], &["image other is not published in file://"]);
 
     let port = site.rsync_port().expect("a daemon").to_string();
@@ -411,7 +411,7 @@ fn override_of_signed_sync_has_to_be_signed() {
     let directory = overrides.display().to_string();
     let words = ["publish", "--override", "gpu", "--overrides-dir", &directory];
     tardiff(&site, &words).ended(0, &[]);
-    client_refused(&site, &arguments, &["head.toml: it is not signed"]);
+    client_refused(&site, &arguments, &["the head of override gpu: it is not signed"]);
     tardiff(&site, &["sign", "--override", "gpu", "--sign-key", &key.secret()]).ended(0, &[]);
 
     client(&site, &arguments).ended(0, &["node with gpu, serial 1"]);

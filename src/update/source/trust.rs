@@ -82,7 +82,7 @@ impl Trust {
 
     /// Verifies and parses a head.
     pub fn read_head(&self, bytes: &[u8], layer: &Layer) -> Result<TrustedHead, TrustError> {
-        let (text, key) = self.verify("head.toml", bytes, Role::Head)?;
+        let (text, key) = self.verify(layer, bytes, Role::Head)?;
         Ok(TrustedHead { head: Head::parse(text, layer)?, key })
     }
 
@@ -92,7 +92,7 @@ impl Trust {
         bytes: &[u8],
         head: &Head,
     ) -> Result<(Catalog, Option<PublicKey>), TrustError> {
-        let (text, key) = self.verify("the catalog", bytes, Role::Publish)?;
+        let (text, key) = self.verify(&head.layer, bytes, Role::Publish)?;
         let catalog = Catalog::parse(text, &head.layer)?;
         head.check(&catalog)?;
         Ok((catalog, key))
@@ -145,16 +145,13 @@ impl Trust {
         if !self.is_required && !keys.requires_signature() {
             return Ok(());
         }
-        let files = [
-            ("the head", &accepted.head, Role::Head),
-            ("the catalog", &accepted.catalog, Role::Publish),
-        ];
-        for (name, bytes, role) in files {
+        let files = [(&accepted.head, Role::Head), (&accepted.catalog, Role::Publish)];
+        for (bytes, role) in files {
             SignedText::split(bytes)
                 .and_then(|signed| signed.verify(keys, role).map(drop))
                 .map_err(|source| {
                     let layer = accepted.layer.clone();
-                    TrustError::NoKeyLeft { name, layer, source }
+                    TrustError::NoKeyLeft { role, layer, source }
                 })?;
         }
         Ok(())
@@ -163,11 +160,11 @@ impl Trust {
     /// Verifies a file; returns its text and the key that signed it.
     fn verify<'b>(
         &self,
-        name: &'static str,
+        layer: &Layer,
         bytes: &'b [u8],
         role: Role,
     ) -> Result<(&'b [u8], Option<PublicKey>), TrustError> {
-        let refuse = |source| TrustError::Signature { name, source };
+        let refuse = |source| TrustError::Signature { role, layer: layer.clone(), source };
         let signed = SignedText::split(bytes).map_err(refuse)?;
         if !self.is_required {
             return Ok((signed.unverified_text(), None));
