@@ -218,7 +218,7 @@ fn keys_are_included_under_any_rules_and_nothing_else_is() {
         path == "etc" || path == "etc/systemimager" || path.starts_with("etc/systemimager/keys")
     };
 
-    let config = Config { cases: 150, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
     let check = |rules: String| {
         let builder = Filter::builder().exclude_file("rules", rules.as_bytes()).expect("rules");
         let filter = builder.build();

@@ -139,7 +139,7 @@ fn log_receives_messages_of_its_level() {
         })
     };
 
-    assert!(has(30, "the catalog is not signed"), "a note: {heard:#?}");
+    assert!(has(30, "this node has no public key"), "a note: {heard:#?}");
     assert!(has(29, "updated to node serial "), "the summary: {heard:#?}");
 
     fs::remove_file(site.repo().join("node/head.toml")).expect("removes");

@@ -254,8 +254,8 @@ impl fmt::Display for UpdateNotice<'_> {
             }
 
             N::NoPublicKey => f.write_str(
-                "this node has no public key, so nothing proves who made the image: anyone who \
-                 controls the server or the network controls this node",
+                "this node has no public key: anyone who controls the server or the network \
+                 controls it",
             ),
             N::ClockBehind { now } => write!(
                 f,
