@@ -136,6 +136,31 @@ fn rollback_restores_drifted_and_untracked_paths() {
 }
 
 #[test]
+fn configuration_that_an_update_broke_stops_no_rollback() {
+    require!(ROOT_AND_RSYNC);
+    let tree = trees::system();
+    for (file, text) in [
+        ("etc/systemimager/updateclient.toml", "server = = 1\n"),
+        ("etc/systemimager/updateclient.toml", "exclude_file = \"/no/such/file\"\n"),
+        ("etc/systemimager/updateclient.toml", "tls_pins = [\"none\"]\n"),
+        ("etc/systemimager/client.conf", "server = -x\n"),
+    ] {
+        let site = Site::at(&tree);
+        let before = site.snapshot();
+        let mut broken = tree.clone();
+        trees::put(&mut broken, file, Item::file(text));
+        site.publish(&trees::with_parents(broken));
+        site.updated(&[]);
+        let output = site.command_with_node_excludes().output().expect("runs");
+        common::site::Run::from_output(output).ended(2, &[]);
+
+        site.rollback(&[]).ended(0, &["without the configuration files of the tree"]);
+
+        judge::same(&before, &site.node(), &["/etc/systemimager"]);
+    }
+}
+
+#[test]
 fn rollback_pins_the_generation_that_it_left() {
     require!(ROOT_AND_RSYNC);
 

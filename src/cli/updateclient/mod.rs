@@ -151,6 +151,9 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Ended, UpdateError> {
     if !settings.ignored.is_empty() {
         monitor.note(ClientNotice::IgnoredSettings(&settings.ignored));
     }
+    if let Some(fault) = &settings.unused_files {
+        monitor.warn(ClientNotice::UnusedFiles(fault));
+    }
     let job = ClientJob { arguments, settings: &settings, meter: &meter, log };
     if arguments.rollback {
         job.rollback()

@@ -3,13 +3,15 @@
 use std::fmt;
 
 use crate::root::RootError;
-use crate::update::Assigned;
+use crate::update::{Assigned, UpdateError};
 
 /// Something that the administrator should know about a run.
 #[derive(Debug)]
 pub enum ClientNotice<'n> {
     /// Lines of `client.conf` without a meaning for this program.
     IgnoredSettings(&'n [String]),
+    /// A rollback does without the configuration files, which are not valid.
+    UnusedFiles(&'n UpdateError),
     /// The server's `cluster.txt` named the image.
     Assigned(&'n Assigned),
     /// The run starts after a delay.
@@ -33,6 +35,9 @@ impl fmt::Display for ClientNotice<'_> {
         match self {
             ClientNotice::IgnoredSettings(settings) => {
                 write!(f, "client.conf has settings that are ignored: {}", settings.join(", "))
+            }
+            ClientNotice::UnusedFiles(fault) => {
+                write!(f, "rolling back without the configuration files of the tree: {fault}")
             }
             ClientNotice::Assigned(assigned) => {
                 write!(

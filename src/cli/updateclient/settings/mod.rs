@@ -71,9 +71,12 @@ pub struct Settings {
     pub rows: Vec<Row>,
     /// Lines of `client.conf` without a meaning for this program.
     pub ignored: Vec<String>,
+    /// Reason that the configuration files were not used; only for a rollback.
+    pub unused_files: Option<UpdateError>,
 }
 
 /// Content of the configuration files.
+#[derive(Default)]
 struct Files {
     config: Config,
     /// Names that `updateclient.toml` sets; the parser itself adds defaults.
@@ -130,12 +133,24 @@ impl TlsSettings {
 }
 
 /// Combines command line and configuration files to the settings of a run.
+///
+/// An update may have installed a file that is not valid. It must not keep an administrator from
+/// undoing that update, so a rollback does without the files then.
 pub fn resolve(arguments: &Arguments) -> Result<Settings, UpdateError> {
     let root = Root::open(&arguments.root).map_err(Untouched::from)?;
-    let files = Files::read(&root)?;
+    match Files::read(&root).and_then(|files| combine(arguments, &root, files)) {
+        Err(fault @ UpdateError::Usage(_)) if arguments.rollback => {
+            let settings = combine(arguments, &root, Files::default())?;
+            Ok(Settings { unused_files: Some(fault), ..settings })
+        }
+        settings => settings,
+    }
+}
+
+fn combine(arguments: &Arguments, root: &Root, files: Files) -> Result<Settings, UpdateError> {
     let mut picker = Picker::new(files.configured.clone());
 
-    let names = resolve_names(arguments, &files, &root, &mut picker)?;
+    let names = resolve_names(arguments, &files, root, &mut picker)?;
     let tls = TlsSettings::resolve(&files.config)?;
     let settings = resolve_values(arguments, files, (names, tls), &mut picker);
     list_remaining(arguments, &settings, &mut picker);
@@ -233,6 +248,7 @@ fn resolve_values(
         download: config.download,
         rows: Vec::new(),
         ignored: files.client_conf.ignored,
+        unused_files: None,
     }
 }
 
