@@ -16,7 +16,7 @@ const PROTECTED: [&str; 6] = [
     "etc/systemimager/updateclient.toml",
     "etc/systemimager/updateclient.local.exclude",
     "etc/systemimager/client.conf",
-    "etc/systemimager/keys/revoked/site.pub",
+    "etc/systemimager/keys/ca.pem",
     "etc/systemimager/overrides",
 ];
 
@@ -76,7 +76,6 @@ fn image_without_agent_files_keeps_them() {
         for path in PROTECTED {
             let content = match path.rsplit_once('.') {
                 Some((_, "toml")) => "",
-                Some((_, "pub")) => include_str!("testdata/signature/v1.pub"),
                 _ => "# this node's\n",
             };
             trees::put(&mut first, path, Item::file(content));

@@ -262,7 +262,7 @@ fn image_without_agent_keeps_agent_configuration_and_keys() {
         "etc/systemimager/updateclient.toml",
         "etc/systemimager/updateclient.local.exclude",
         "etc/systemimager/client.conf",
-        "etc/systemimager/keys/revoked/site.pub",
+        "etc/systemimager/keys/ca.pem",
         "etc/systemimager/overrides",
     ];
     let mut tree = trees::system();
@@ -271,8 +271,6 @@ fn image_without_agent_keeps_agent_configuration_and_keys() {
         trees::put(&mut tree, path, Item::file(format!("# of {path}\n")));
     }
     tree.insert(b"etc/systemimager/updateclient.local.exclude".to_vec(), Item::file("# nothing\n"));
-    let key = include_str!("testdata/signature/v1.pub");
-    tree.insert(b"etc/systemimager/keys/revoked/site.pub".to_vec(), Item::file(key));
     let site = Site::at(&tree).with_rsync();
     let assert_files_kept = |update: &str| {
         for path in AGENT_FILES {
