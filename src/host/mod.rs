@@ -11,7 +11,6 @@ mod error;
 mod fstab;
 mod hooks;
 mod kernel;
-
 pub mod named_file;
 mod notice;
 mod reboot;
@@ -32,7 +31,7 @@ pub use kernel::{Kernel, KernelRetention, compare_releases, releases_in};
 pub use notice::HostNotice;
 pub use reboot::{RestartMethod, restart_system};
 pub use tool::{CancelPolicy, ToolInput, Tools};
-pub use trusted_keys::{KeyDir, KeyFile, collect_keys, list_key_files, read_key_files};
+pub use trusted_keys::{KeyDir, KeyFile, collect_keys, read_key_files};
 
 /// Exclude file of a node that has none of its own.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");

@@ -5,7 +5,7 @@ use std::io::Read;
 use crate::client_paths::{KEY_DIR, KEY_SUFFIX};
 use crate::host::error::KeysError;
 use crate::root::{FileKind, Root};
-use crate::signature::{KeyFileError, KeySet, MAX_KEY_FILE, PublicKey, Role};
+use crate::signature::{KeySet, MAX_KEY_FILE, Role};
 use crate::tree_path::TreePath;
 
 /// Number of files in a directory of keys; a site has a few.
@@ -54,7 +54,7 @@ impl KeyDir {
 
 impl KeyFile {
     /// Reads the key file at `path`.
-    pub fn read(root: &Root, dir: KeyDir, path: TreePath) -> Result<Self, KeysError> {
+    fn read(root: &Root, dir: KeyDir, path: TreePath) -> Result<Self, KeysError> {
         let mut bytes = Vec::new();
         root.open_file(&path)?
             .take(MAX_KEY_FILE as u64 + 1)
@@ -62,16 +62,33 @@ impl KeyFile {
             .map_err(|source| KeysError::Unreadable { path: root.show(&path), source })?;
         Ok(KeyFile { dir, path, bytes })
     }
+}
 
-    /// Parses the key.
-    pub fn key(&self, name: &str) -> Result<PublicKey, KeyFileError> {
-        PublicKey::parse(&self.bytes)
-            .map_err(|source| KeyFileError { name: name.to_owned(), source })
+/// Reads all key files of a tree.
+pub fn read_key_files(root: &Root) -> Result<Vec<KeyFile>, KeysError> {
+    list_key_files(root)?.into_iter().map(|(dir, path)| KeyFile::read(root, dir, path)).collect()
+}
+
+/// Collects the keys of `files` by role; `show` names a file in an error.
+pub fn collect_keys<'f>(
+    files: impl IntoIterator<Item = &'f KeyFile>,
+    show: impl Fn(&TreePath) -> String,
+) -> Result<KeySet, KeysError> {
+    let mut keys = KeySet::new();
+    for file in files {
+        let name = show(&file.path);
+        let added = match file.dir {
+            KeyDir::Publish => keys.add(Role::Publish, &name, &file.bytes),
+            KeyDir::Head => keys.add(Role::Head, &name, &file.bytes),
+            KeyDir::Revoked => keys.revoke(&name, &file.bytes),
+        };
+        added.map_err(KeysError::Key)?;
     }
+    Ok(keys)
 }
 
 /// Lists the paths of the key files of a tree, by directory and name.
-pub fn list_key_files(root: &Root) -> Result<Vec<(KeyDir, TreePath)>, KeysError> {
+fn list_key_files(root: &Root) -> Result<Vec<(KeyDir, TreePath)>, KeysError> {
     let mut files = Vec::new();
     for dir in KeyDir::ALL {
         let path = dir.path();
@@ -92,26 +109,4 @@ pub fn list_key_files(root: &Root) -> Result<Vec<(KeyDir, TreePath)>, KeysError>
         files.extend(names.into_iter().map(|path| (dir, path)));
     }
     Ok(files)
-}
-
-/// Reads all key files of a tree.
-pub fn read_key_files(root: &Root) -> Result<Vec<KeyFile>, KeysError> {
-    list_key_files(root)?.into_iter().map(|(dir, path)| KeyFile::read(root, dir, path)).collect()
-}
-
-/// Collects the keys of `files` by role; `show` names a file in an error.
-pub fn collect_keys<'f>(
-    files: impl IntoIterator<Item = &'f KeyFile>,
-    show: impl Fn(&TreePath) -> String,
-) -> Result<KeySet, KeysError> {
-    let mut keys = KeySet::new();
-    for file in files {
-        let key = file.key(&show(&file.path)).map_err(KeysError::Key)?;
-        match file.dir {
-            KeyDir::Publish => keys.insert(Role::Publish, key),
-            KeyDir::Head => keys.insert(Role::Head, key),
-            KeyDir::Revoked => keys.insert_revoked(key),
-        }
-    }
-    Ok(keys)
 }

@@ -72,7 +72,7 @@ impl KeySet {
         self.revoked.iter()
     }
 
-    /// Whether any key was added, whatever its role.
+    /// Whether any key was added, of any role.
     ///
     /// A revocation of the last key must not switch the verification off, nor must its removal from
     /// the trusted ones.

@@ -242,7 +242,8 @@ fn newest_keys(root: &Root, live: &[KeyFile]) -> Result<HashSet<String>, UpdateE
 }
 
 fn is_one_of(file: &KeyFile, keys: &HashSet<String>) -> bool {
-    !keys.is_empty() && file.key("").is_ok_and(|key| keys.contains(&key.to_string()))
+    !keys.is_empty()
+        && PublicKey::parse(&file.bytes).is_ok_and(|key| keys.contains(&key.to_string()))
 }
 
 fn digest_at(manifest: &Manifest, path: &TreePath) -> Option<Digest> {
