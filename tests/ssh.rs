@@ -148,13 +148,20 @@ impl Ssh {
         }
     }
 
-    /// Asserts that ssh was called and has ended.
+    /// Asserts that ssh was called and ends.
+    ///
+    /// The ssh of a killed run becomes a child of process 1, which may take its time to reap it.
     #[track_caller]
     fn has_ended(&self) {
         let pid = fs::read_to_string(self.dir.path().join("pid")).expect("it was called");
-        let ended = || !Path::new("/proc").join(pid.trim()).exists();
+        let stat = Path::new("/proc").join(pid.trim()).join("stat");
+        let is_running = || {
+            let stat = fs::read_to_string(&stat).unwrap_or_default();
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+            !(state.is_empty() || state.starts_with(['Z', 'X']))
+        };
         assert!(
-            (0..100).any(|_| ended() || (thread::sleep(Duration::from_millis(20)), false).1),
+            (0..1000).any(|_| !is_running() || (thread::sleep(Duration::from_millis(20)), false).1),
             "ssh still runs"
         );
     }
