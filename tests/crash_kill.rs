@@ -232,7 +232,7 @@ fn test_random_kills(kind: UpdateKind, default_rounds: usize) {
 fn diff_update_killed_at_random_is_recovered() {
     require!(ROOT_AND_RSYNC);
 
-    test_random_kills(UpdateKind::Diff, 25);
+    test_random_kills(UpdateKind::Diff, 13);
 }
 
 #[test]
