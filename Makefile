@@ -1,4 +1,6 @@
 # make            the two programs, in target/release
+# make static     programs that need no library, loader or device of the system, in target/static;
+#                 TARGET=aarch64-unknown-linux-gnu for other processors, in target/static-TARGET
 # make test       all checks of CI; installs missing tools
 # make test-machines       one node in an emulator: boots, updates, goes back, loses power; 15 minutes
 # make test-machines-long  more nodes and more faults; hours
@@ -31,12 +33,19 @@ REVISION ?= 1
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 DATED = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 
-.PHONY: all test test-machines test-machines-long torture demo bench bench-growth deb rpm \
+.PHONY: all static test test-machines test-machines-long torture demo bench bench-growth deb rpm \
     package-files test-packages dist man \
     install install-recovery install-timer install-server clean
 
 all:
 	$(CARGO) build --release --locked
+
+# Target of rustc for `make static`; by default this machine's.
+TARGET ?=
+
+static:
+	scripts/prerequisites static $(TARGET)
+	CARGO=$(CARGO) scripts/build-static $(TARGET)
 
 test:
 	scripts/prerequisites test

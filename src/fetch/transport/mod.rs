@@ -6,6 +6,8 @@ pub(super) mod file;
 pub(super) mod http;
 mod name_files;
 pub(super) mod names;
+#[cfg(any(target_env = "musl", target_feature = "crt-static"))]
+mod no_name_service;
 mod odd_answer;
 mod proxy;
 pub(super) mod rsync;

@@ -11,7 +11,7 @@
 //! by the name servers of `/etc/resolv.conf`. Without configured servers none is asked.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -155,8 +155,19 @@ impl Drop for SystemLookup {
     }
 }
 
+#[cfg(not(any(target_env = "musl", target_feature = "crt-static")))]
 fn system_addresses(host: &str) -> io::Result<Vec<IpAddr>> {
+    use std::net::ToSocketAddrs;
+
     Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+}
+
+/// Fails: no static program may contain `getaddrinfo`, which loads modules of the system.
+///
+/// The modules of another C library end the process. [`SystemResolver::begin`] prevents this call.
+#[cfg(any(target_env = "musl", target_feature = "crt-static"))]
+fn system_addresses(_: &str) -> io::Result<Vec<IpAddr>> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
@@ -181,6 +192,7 @@ mod tests {
         assert!(OTHER.begin().is_none());
     }
 
+    #[cfg(not(any(target_env = "musl", target_feature = "crt-static")))]
     #[test]
     fn system_knows_loopback() {
         let addresses = system_addresses("localhost").expect("every system has it");
