@@ -53,6 +53,33 @@ impl Difference {
         }
     }
 
+    /// Compares two entries of one path, except for their hard-link groups.
+    pub fn between(entry: &Entry, found: &Entry) -> Self {
+        let device = |entry: &Entry| match entry.leaf().map(|leaf| &leaf.kind) {
+            Some(LeafKind::Char(device) | LeafKind::Block(device)) => Some(*device),
+            _ => None,
+        };
+        if entry.type_name() != found.type_name() || device(entry) != device(found) {
+            return Difference { kind: true, ..Difference::default() };
+        }
+
+        let link_target = |entry: &Entry| match entry.leaf().map(|leaf| leaf.kind.clone()) {
+            Some(LeafKind::Symlink { target }) => Some(target),
+            _ => None,
+        };
+        let (meta, other) = (&entry.meta, &found.meta);
+        Difference {
+            kind: link_target(entry) != link_target(found),
+            content: entry.file() != found.file(),
+            mode: meta.mode != other.mode,
+            uid: meta.uid != other.uid,
+            gid: meta.gid != other.gid,
+            time: !entry.is_dir() && meta.mtime != other.mtime,
+            xattrs: meta.xattrs != other.xattrs,
+            ..Difference::default()
+        }
+    }
+
     /// Adds the differences of symbolic link target and extended attributes.
     pub fn with_details(mut self, root: &Root, entry: &Entry) -> Result<Self, RootError> {
         if self.missing || self.kind {

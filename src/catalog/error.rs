@@ -18,6 +18,15 @@ pub enum CatalogError {
     Invalid(#[from] CatalogFault),
 }
 
+/// Reason that a word names no generation of a catalog.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerationWordError {
+    #[error("{layer} has no generation {word:?}")]
+    Unknown { layer: Layer, word: String },
+    #[error("several generations of {layer} have an id that begins with {word:?}")]
+    Ambiguous { layer: Layer, word: String },
+}
+
 /// Clause of the format that a catalog breaks.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogFault {

@@ -19,7 +19,7 @@ use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::image::{ImageName, Layer, LayerKind};
 
-pub use error::{CatalogError, CatalogFault};
+pub use error::{CatalogError, CatalogFault, GenerationWordError};
 pub use head::{HEAD_FILE, Head, MAX_HEAD, Rollout, Version};
 
 use sections::{Section, SectionKind};
@@ -146,6 +146,9 @@ pub struct FirstFrame {
 /// A path inside a repository: `A-Za-z0-9._-` in components that do not begin with a dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepoPath(String);
+
+/// Word that names the newest generation on a command line.
+const HEAD_WORD: &str = "head";
 
 #[derive(Deserialize)]
 struct CatalogFormat {
@@ -335,6 +338,27 @@ impl Catalog {
     /// The last publish of `generation`.
     pub fn publish_of(&self, generation: GenerationId) -> Option<&Publish> {
         self.publishes.iter().rev().find(|p| p.generation == generation)
+    }
+
+    /// Finds a publish by `head`, by its serial, or by the beginning of the generation's id.
+    pub fn find_publish(&self, word: &str) -> Result<&Publish, GenerationWordError> {
+        if word == HEAD_WORD {
+            return Ok(self.head());
+        }
+        if let Some(publish) = self.publishes.iter().find(|p| p.serial.to_string() == word) {
+            return Ok(publish);
+        }
+
+        let mut matching =
+            self.publishes.iter().rev().filter(|p| p.generation.to_string().starts_with(word));
+        let (layer, word) = (self.layer.clone(), word.to_owned());
+        let Some(first) = matching.next() else {
+            return Err(GenerationWordError::Unknown { layer, word });
+        };
+        if matching.any(|other| other.generation != first.generation) {
+            return Err(GenerationWordError::Ambiguous { layer, word });
+        }
+        Ok(first)
     }
 
     /// Whether another generation was published after `generation`.

@@ -14,6 +14,7 @@ use std::fmt;
 
 use crate::digest::Digest;
 use crate::entry::EntryKind;
+use crate::manifest::Manifest;
 use crate::printable::Quoted;
 use crate::tree_path::TreePath;
 
@@ -93,6 +94,12 @@ impl Filter {
     /// tree order a [`Cursor`] gives the same answers faster.
     pub fn excludes(&self, path: &TreePath, kind: EntryKind) -> Option<ExcludeReason<'_>> {
         self.cursor().excludes(path, kind)
+    }
+
+    /// The manifest without excluded paths.
+    pub fn included_part(&self, manifest: &Manifest) -> Manifest {
+        let mut cursor = self.cursor();
+        manifest.filtered(|entry| cursor.excludes(&entry.path, entry.kind()).is_none())
     }
 
     /// A cursor for a walk over many paths.

@@ -22,7 +22,7 @@ pub use read::parse_entries;
 
 use rayon::prelude::*;
 
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Mtime, Node};
 use crate::generation::GenerationId;
 use crate::tree_path::TreePath;
@@ -100,22 +100,7 @@ impl Manifest {
 
     /// The id of this generation: SHA-256 of the canonical text.
     pub fn id(&self) -> GenerationId {
-        *self.id.get_or_init(|| {
-            let mut hasher = Hasher::new();
-            hasher.update(HEAD);
-
-            // While the text of some pieces is hashed, other threads format the next ones.
-            let mut texts: Vec<Vec<u8>> = Vec::new();
-            for pieces in self.entries.chunks(PIECE * PIECES) {
-                texts = rayon::join(
-                    || texts.iter().for_each(|text| hasher.update(text)),
-                    || pieces.par_chunks(PIECE).map(text_of).collect(),
-                )
-                .1;
-            }
-            texts.iter().for_each(|text| hasher.update(text));
-            GenerationId(hasher.finish())
-        })
+        *self.id.get_or_init(|| GenerationId(digest_of_entries(&self.entries)))
     }
 
     /// All entries in tree order; the first one is the root.
@@ -325,6 +310,24 @@ pub fn write_entries(entries: &[Entry], mut to: impl Write) -> io::Result<()> {
         }
     }
     to.write_all(&text)
+}
+
+/// SHA-256 of a fragment: of the text that [`write_entries`] writes.
+pub fn digest_of_entries(entries: &[Entry]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(HEAD);
+
+    // While the text of some pieces is hashed, other threads format the next ones.
+    let mut texts: Vec<Vec<u8>> = Vec::new();
+    for pieces in entries.chunks(PIECE * PIECES) {
+        texts = rayon::join(
+            || texts.iter().for_each(|text| hasher.update(text)),
+            || pieces.par_chunks(PIECE).map(text_of).collect(),
+        )
+        .1;
+    }
+    texts.iter().for_each(|text| hasher.update(text));
+    hasher.finish()
 }
 
 /// The canonical lines of `entries`.

@@ -114,7 +114,7 @@ impl<'a> ContentReader<'a> {
     }
 }
 
-fn hash(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
+pub(super) fn hash(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
     let (mut hasher, mut length) = (Hasher::new(), 0);
     loop {
         match file.read(buffer) {

@@ -8,6 +8,7 @@ mod cache;
 mod error;
 mod hash;
 mod notice;
+mod tracked;
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 pub use cache::Cache;
 pub use error::ScanError;
 pub use notice::ScanNotice;
+pub use tracked::{LiveObject, read_tracked};
 
 use crate::client_paths::{OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR};
 use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};

@@ -19,6 +19,21 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Whether a run holds the lock of the tree; creates nothing.
+    pub fn is_held(root: &Root) -> Result<bool, StateError> {
+        let path = file_path("lock");
+        let file = match root.open_file(&path) {
+            Err(error) if error.is_absent() => return Ok(false),
+            file => file?,
+        };
+        // A shared lock, which ends with this function: two of these calls do not disturb each other.
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(StateError::Lock { path: root.show(&path), source: errno.into() }),
+        }
+    }
+
     /// Takes the lock of the tree; fails at once if another run holds it.
     pub fn take(root: &Root) -> Result<Self, StateError> {
         create_dirs(root, &directory_path())?;

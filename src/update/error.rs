@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::apply::preflight::disk_space::Shortage;
 use crate::apply::{Interrupted, Reversed, SessionError, Unapplied, UndoLogError, Untouched};
-use crate::catalog::{CatalogError, Version};
+use crate::catalog::{CatalogError, GenerationWordError, Version};
 use crate::diff_archive::ArchiveError;
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
@@ -124,6 +124,15 @@ pub enum UpdateError {
     /// An interrupted transaction cannot be completed now.
     #[error("cannot complete the interrupted update: {0}")]
     Unfinished(SessionError),
+    /// The live tree may be mixed, so that nothing can be said about it.
+    #[error(
+        "cannot verify {root}: an interrupted update is not complete; run si_updateclient \
+         --recover first; nothing was changed"
+    )]
+    NotVerifiable {
+        /// Top of the tree.
+        root: String,
+    },
     /// The transaction failed after the commit point.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -156,6 +165,11 @@ pub enum UsageError {
     /// Only the directory of the request would be updated, and the image has none there.
     #[error("cannot update {directory}: image {image} has no such directory, or it is excluded")]
     NoDirectoryOfImage { directory: TreePath, image: ImageName },
+    /// Nothing at or below a path of the request is tracked.
+    #[error("cannot verify {path}: {reason}")]
+    NotTracked { path: TreePath, reason: Untracked },
+    #[error("cannot find the generation: {0}")]
+    Generation(GenerationWordError),
     /// Neither the tree nor the kernel has a host name.
     #[error(
         "cannot find this host in the server's cluster.txt: the host has no name; pass --image"
@@ -167,6 +181,17 @@ pub enum UsageError {
     /// Only the running system can be rebooted.
     #[error("--reboot cannot be used with --root: the running system is another one")]
     RebootOfOtherRoot,
+}
+
+/// Reason that a path is not tracked.
+#[derive(Debug, thiserror::Error)]
+pub enum Untracked {
+    #[error("it is excluded: {0}")]
+    Excluded(String),
+    #[error("it belongs to the node; neither the image nor an override has it")]
+    Local,
+    #[error("it does not exist, and neither the image nor an override has it")]
+    Absent,
 }
 
 /// Reason that an answer of the server cannot be trusted.
@@ -341,6 +366,15 @@ pub enum Refusal {
     DownloadThread,
     #[error("cannot explain {path}: nothing is recorded of this tree; update it first")]
     NothingRecorded { path: String },
+    #[error("cannot verify {root}: nothing is recorded of this tree; update it first")]
+    NothingToVerify { root: String },
+    #[error(
+        "cannot verify the tree: the manifest of its generation {} is lost, and the repository does \
+         not list this generation any more", generation.short()
+    )]
+    ManifestLost { generation: GenerationId },
+    #[error("cannot compare with override {name}: it is not published, and not recorded here")]
+    OverrideNotPublished { name: ImageName },
     /// The mounts of this node cannot be read.
     #[error(transparent)]
     Mounts(SessionError),

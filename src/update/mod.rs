@@ -27,6 +27,7 @@ mod source;
 mod status;
 mod strategy;
 mod transaction;
+mod verify;
 
 use crate::apply::Untouched;
 use crate::apply::session::Session;
@@ -53,6 +54,10 @@ pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, ClusterRequest, cluster, host_name};
 pub(crate) use source::trust::refuse_unsigned;
 pub use status::{Status, UndoSummary, status};
+pub use verify::{
+    Publication, PublishedSide, Standing, VerifiedDeviation, VerifiedTree, VerifyRequest,
+    recorded_proof, verify,
+};
 
 use error::Refusal;
 use hooks::default_entry::{self, KernelChange};

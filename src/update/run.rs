@@ -43,6 +43,16 @@ pub(super) struct SupportedPart {
     pub unsupported: BTreeMap<TreePath, String>,
 }
 
+impl SupportedPart {
+    /// The part with the times and the hard links that the tree will show.
+    pub fn held(mut self, times: &HeldTimes, links: &LinkLimits) -> Self {
+        self.unsupported.extend(times.out_of_range(&self.manifest));
+        let (manifest, split) = links.apply(&times.apply(&self.manifest));
+        self.unsupported.extend(split);
+        SupportedPart { manifest, ..self }
+    }
+}
+
 impl<'a> Run<'a> {
     /// Compiles the filter from `excludes` and the mounts of the session.
     pub fn new(
@@ -91,12 +101,8 @@ impl<'a> Run<'a> {
     ///
     /// The supported ones have the times and the hard links that the tree will show.
     pub fn supported_part(&self, manifest: &Manifest) -> SupportedPart {
-        let mut part = supported_part(manifest, &self.filter, &self.session.mounts);
-        part.unsupported.extend(self.times.out_of_range(&part.manifest));
-        let (manifest, split) = self.links.apply(&self.times.apply(&part.manifest));
-        part.manifest = manifest;
-        part.unsupported.extend(split);
-        part
+        let part = supported_part(manifest, &self.filter, &self.session.mounts);
+        part.held(&self.times, &self.links)
     }
 
     /// Opens the download spool; `None` in a dry run, which downloads to a temporary directory.
@@ -150,8 +156,7 @@ pub(super) fn supported_part(
     filter: &Filter,
     mounts: &[Mount],
 ) -> SupportedPart {
-    let mut cursor = filter.cursor();
-    let manifest = manifest.filtered(|entry| cursor.excludes(&entry.path, entry.kind()).is_none());
+    let manifest = filter.included_part(manifest);
 
     let unsupported = limited::unsupported_entries(&manifest, mounts);
     if unsupported.is_empty() {

@@ -29,7 +29,7 @@ pub(in crate::apply) fn groups(
 ///
 /// Paths that `is_ignored` accepts are skipped: a mount hides their inode, or the filesystem has no
 /// hard links.
-pub(in crate::apply) fn mismatches(
+pub fn mismatches(
     manifest: &Manifest,
     live: &LiveTree,
     is_ignored: impl Fn(&TreePath) -> bool,

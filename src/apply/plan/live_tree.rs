@@ -122,6 +122,12 @@ impl LiveTree {
         Ok(live)
     }
 
+    /// Snapshot of the paths in `tracked`, which are in tree order; no other path was read.
+    pub fn from_stats(tracked: Vec<(TreePath, Stat)>) -> Self {
+        let covered = tracked.iter().map(|(path, _)| path.clone()).collect();
+        LiveTree { tracked, covered, ..LiveTree::default() }
+    }
+
     /// Reason for which nothing is known about a path: it, or a directory above it, cannot be
     /// inspected.
     pub fn unknown_reason(&self, path: &TreePath) -> Option<&str> {

@@ -10,7 +10,7 @@
 
 mod change_plan;
 mod classify;
-pub(super) mod hardlinks;
+pub mod hardlinks;
 mod input;
 pub mod live_tree;
 pub(super) mod ordering;
@@ -40,6 +40,7 @@ pub use change_plan::{
     Action, Change, ChangePlan, ContentSource, ItemizedLine, KernelBackup, StagedItem,
 };
 pub use input::PlanInput;
+pub use placement::itemize;
 pub use policy::{CheckLevel, ComparePolicy, UntrackedPolicy};
 pub use touched_paths::touched_paths;
 

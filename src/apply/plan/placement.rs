@@ -364,11 +364,8 @@ fn find_obstacle(
     Ok(pins.is_some_and(|pins| pins.immutable || pins.append_only).then_some(Obstacle::Flagged))
 }
 
-pub(super) fn itemize(
-    entry: &Entry,
-    difference: &Difference,
-    linked: Option<&TreePath>,
-) -> ItemizedLine {
+/// The line of a path that differs; `linked` is the path that it becomes a hard link of.
+pub fn itemize(entry: &Entry, difference: &Difference, linked: Option<&TreePath>) -> ItemizedLine {
     let mut change = difference.itemize(entry);
     if linked.is_some() {
         change.replace_range(0..1, "h");

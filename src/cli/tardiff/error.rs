@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::image::Layer;
 use crate::signature::KeyError;
 
 /// Reason that a command is refused.
@@ -20,10 +19,6 @@ pub enum CommandError {
     NoKey,
     #[error("cannot show a manifest: {} is a diff, which has none", path.display())]
     DiffWithoutManifest { path: PathBuf },
-    #[error("{layer} has no generation {word:?}")]
-    UnknownGeneration { layer: Layer, word: String },
-    #[error("several generations of {layer} have an id that begins with {word:?}")]
-    AmbiguousGeneration { layer: Layer, word: String },
     #[error("cannot read {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("cannot read the passphrase: {0}")]

@@ -22,7 +22,7 @@ use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
 use super::console::{self, Output};
 use super::terminal::{Terminal, Verbosity};
-use crate::catalog::{Catalog, Head, Publish};
+use crate::catalog::Head;
 use crate::diff_archive::{FrameCompression, WriteOptions};
 use crate::host::DEFAULT_MAX_HEAD_AGE;
 use crate::image::Layer;
@@ -379,7 +379,10 @@ impl TardiffRun<'_> {
         let layer = which.subject.layer().ok_or(CommandError::NoLayer)?;
         let store = Store::open(&which.repo.repo, &layer);
         let catalog = store.catalog()?.ok_or(PublishError::NothingPublished(layer))?;
-        let publish = find_publish(store.layer(), &catalog, which.generation.as_deref())?;
+        let publish = match &which.generation {
+            Some(word) => catalog.find_publish(word)?,
+            None => catalog.head(),
+        };
         Ok(store.manifest(publish)?)
     }
 }
@@ -415,29 +418,4 @@ fn read_keys(typed: &VerifyArgs) -> anyhow::Result<Option<KeySet>> {
         keys.insert(Role::Publish, signing::read_public_key(path)?);
     }
     Ok(Some(keys))
-}
-
-/// Finds a publish by its serial, or by the beginning of the generation's id.
-fn find_publish<'c>(
-    layer: &Layer,
-    catalog: &'c Catalog,
-    word: Option<&str>,
-) -> Result<&'c Publish, CommandError> {
-    let Some(word) = word else { return Ok(catalog.head()) };
-    if let Some(publish) =
-        catalog.publishes.iter().find(|publish| publish.serial.to_string() == word)
-    {
-        return Ok(publish);
-    }
-
-    let mut matching =
-        catalog.publishes.iter().rev().filter(|p| p.generation.to_string().starts_with(word));
-    let (layer, word) = (layer.clone(), word.to_owned());
-    let Some(first) = matching.next() else {
-        return Err(CommandError::UnknownGeneration { layer, word });
-    };
-    if matching.any(|other| other.generation != first.generation) {
-        return Err(CommandError::AmbiguousGeneration { layer, word });
-    }
-    Ok(first)
 }

@@ -36,13 +36,15 @@ Exit codes:
 const TARGET: &str = "Target";
 const UPDATE: &str = "Update";
 const LIMITS: &str = "Limits";
+const VERIFICATION: &str = "Verification";
 const RECOVERY: &str = "Recovery and rollback";
 const REINSTALLATION: &str = "Reinstallation";
 const OUTPUT: &str = "Reports and output";
 
 // clap does not report a missing required option that conflicts with one that is given. So an option
 // for one job also conflicts with the other jobs.
-const OTHER_THAN_RECOVER: [&str; 9] = [
+const OTHER_THAN_RECOVER: [&str; 10] = [
+    "verify",
     "diff",
     "autoinstall",
     "adopt",
@@ -53,8 +55,28 @@ const OTHER_THAN_RECOVER: [&str; 9] = [
     "rollback",
     "json",
 ];
-const OTHER_THAN_ROLLBACK: [&str; 8] =
-    ["diff", "autoinstall", "adopt", "status", "why", "show_config", "needs_restarting", "recover"];
+const OTHER_THAN_ROLLBACK: [&str; 9] = [
+    "verify",
+    "diff",
+    "autoinstall",
+    "adopt",
+    "status",
+    "why",
+    "show_config",
+    "needs_restarting",
+    "recover",
+];
+const OTHER_THAN_VERIFY: [&str; 9] = [
+    "diff",
+    "autoinstall",
+    "adopt",
+    "status",
+    "why",
+    "show_config",
+    "needs_restarting",
+    "recover",
+    "rollback",
+];
 
 /// Update this node to the state of its image, by a small diff or by rsync.
 #[derive(Debug, Parser)]
@@ -157,6 +179,28 @@ pub struct Arguments {
     /// Update a root filesystem of this type, although it is not known to be safe
     #[arg(long, help_heading = LIMITS, value_name = "TYPE")]
     pub allow_root_fs: Vec<String>,
+    /// Read every tracked path, or those at and below PATH, and print what differs; change nothing
+    #[arg(
+        long,
+        help_heading = VERIFICATION,
+        value_name = "PATH",
+        num_args = 0..,
+        conflicts_with = "diff",
+        long_help = "Read every tracked path, or those at and below PATH, and print each that \
+        differs from the recorded generation, with the change that would repair it. Says of each \
+        whether the newest published generation differs too; without a network this is left out. \
+        Changes nothing"
+    )]
+    pub verify: Option<Vec<PathBuf>>,
+    /// With --verify: compare with this published generation: head, a serial, or the begin of an id
+    #[arg(
+        long,
+        help_heading = VERIFICATION,
+        value_name = "GENERATION",
+        requires = "verify",
+        conflicts_with_all = OTHER_THAN_VERIFY
+    )]
+    pub against: Option<String>,
     /// Only complete an interrupted update, without network access
     #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
     pub recover: bool,
@@ -245,6 +289,11 @@ impl Arguments {
         if self.quiet { Verbosity::Quiet } else { Verbosity::Normal }
     }
 
+    /// Whether the run asks the repository itself.
+    pub fn asks_repository(&self) -> bool {
+        self.diff || self.adopt || self.verify.is_some()
+    }
+
     /// Whether the run only reports and changes nothing.
     pub fn is_read_only(&self) -> bool {
         self.dry_run
@@ -253,6 +302,7 @@ impl Arguments {
             || self.why.is_some()
             || self.needs_restarting
             || self.list_filesystems
+            || self.verify.is_some()
     }
 }
 
@@ -268,6 +318,7 @@ pub fn command() -> clap::Command {
         "needs_restarting",
         "recover",
         "rollback",
+        "verify",
     ];
     Arguments::command().group(clap::ArgGroup::new("job").args(jobs).multiple(false))
 }
@@ -317,9 +368,11 @@ mod tests {
 
     #[test]
     fn options_of_one_job_are_refused_with_others() {
-        for (option, own) in
-            [("--list-filesystems", "--recover"), ("--skip-filesystem=/boot", "--rollback")]
-        {
+        for (option, own) in [
+            ("--list-filesystems", "--recover"),
+            ("--skip-filesystem=/boot", "--rollback"),
+            ("--against=head", "--verify"),
+        ] {
             let is_valid = |job: Option<&str>| {
                 let words = ["si_updateclient", option].into_iter().chain(job);
                 parse(words.map(OsString::from)).is_ok()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::fetch::Side;
 use crate::host::Drift;
-use crate::update::{Report, UpdateError, UpdateOutcome, UpdateRequest};
+use crate::update::{Report, UpdateError, UpdateOutcome, UpdateRequest, VerifiedTree};
 
 /// Result of the program; the help lists the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,9 @@ impl Exit {
             UpdateError::Hook(_) => Exit::Hook,
             UpdateError::Afterwards(_) => Exit::Afterwards,
             UpdateError::NoFullSync(_) => Exit::NoFullSync,
-            UpdateError::Unfinished(_) | UpdateError::Interrupted(_) => Exit::Interrupted,
+            UpdateError::Unfinished(_)
+            | UpdateError::Interrupted(_)
+            | UpdateError::NotVerifiable { .. } => Exit::Interrupted,
         }
     }
 
@@ -103,6 +105,11 @@ impl Exit {
         } else {
             Exit::Done
         }
+    }
+
+    /// Exit code of a verification: a newer published generation is no deviation.
+    pub fn from_verification(verification: &VerifiedTree) -> Self {
+        if verification.deviations.is_empty() { Exit::Done } else { Exit::Deviates }
     }
 }
 

@@ -101,6 +101,23 @@ impl ClientJob<'_> {
         Ok(Ended { exit, effect })
     }
 
+    /// Compares the tree and changes nothing.
+    pub fn verify(&self) -> Result<Ended, UpdateError> {
+        let ClientJob { arguments, settings, meter, .. } = *self;
+        let tunnel = match tunnel::open(arguments, settings, meter) {
+            Err(UpdateError::Cancelled) => return Err(UpdateError::Cancelled),
+            // The node itself can be verified without a server.
+            opened => opened.map_err(|error| error.to_string()),
+        };
+        let opened = tunnel.as_ref().map(Option::as_ref).map_err(String::clone);
+        let request = request::verify_request(arguments, settings, opened)?;
+
+        let verification = update::verify(&request, meter)?;
+
+        output::print_verification(&verification, arguments);
+        Ok(Ended::unchanged(Exit::from_verification(&verification)))
+    }
+
     /// Arranges the reinstallation of the node.
     pub fn autoinstall(&self) -> Result<Ended, UpdateError> {
         let ClientJob { arguments, settings, meter, log } = *self;

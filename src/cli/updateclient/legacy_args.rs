@@ -101,10 +101,12 @@ fn with_prefix<'n>(names: impl IntoIterator<Item = &'n str>, prefix: &str) -> Ve
     names.into_iter().filter(|name| name.starts_with(prefix)).collect()
 }
 
+/// Whether an option has at least one value: the word after it.
 fn takes_value(command: &clap::Command, name: &str) -> bool {
-    command
-        .get_arguments()
-        .any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values())
+    command.get_arguments().any(|argument| {
+        let may_have_none = argument.get_num_args().is_some_and(|number| number.min_values() == 0);
+        argument.get_long() == Some(name) && argument.get_action().takes_values() && !may_have_none
+    })
 }
 
 #[cfg(test)]
@@ -162,6 +164,17 @@ mod tests {
         assert_eq!(arguments.image.as_deref(), Some("-node"));
         assert_eq!(arguments.log.as_deref(), Some("%o %f"));
         assert!(arguments.yes && !arguments.quiet);
+    }
+
+    #[test]
+    fn option_with_optional_values_leaves_options_alone() {
+        let arguments = parsed(&["--verify", "--json", "--root", "/x"]);
+        assert_eq!(arguments.verify, Some(Vec::new()));
+        assert!(arguments.json && arguments.root.as_os_str() == "/x");
+
+        let arguments = parsed(&["-Verify", "/etc", "/usr", "--quiet"]);
+        assert_eq!(arguments.verify, Some(vec!["/etc".into(), "/usr".into()]));
+        assert!(arguments.quiet);
     }
 
     #[test]

@@ -111,7 +111,10 @@ fn run_internal_process() -> Option<ExitCode> {
 fn run(arguments: &Arguments, log: &Log) -> Result<Ended, UpdateError> {
     let mode = arguments.output_mode();
     if arguments.status {
-        return output::print_status(&update::status(&arguments.root)?, mode).map(Ended::unchanged);
+        let status = update::status(&arguments.root)?;
+        let proof = settings::resolve(arguments)
+            .and_then(|settings| update::recorded_proof(&arguments.root, &settings.excludes));
+        return output::print_status(&status, &proof, mode).map(Ended::unchanged);
     }
     if arguments.needs_restarting {
         return output::needs_restarting(&arguments.root, mode).map(Ended::unchanged);
@@ -155,7 +158,9 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Ended, UpdateError> {
         monitor.warn(ClientNotice::UnusedFiles(fault));
     }
     let job = ClientJob { arguments, settings: &settings, meter: &meter, log };
-    if arguments.rollback {
+    if arguments.verify.is_some() {
+        job.verify()
+    } else if arguments.rollback {
         job.rollback()
     } else if arguments.autoinstall {
         job.autoinstall()

@@ -18,6 +18,7 @@ use crate::tree_path::TreePath;
 use crate::update::{
     self, Assigned, AssignmentSource, ClusterRequest, ExplainRequest, RepositorySource,
     RollbackRequest, RsyncScope, SyncMode, TrustSettings, UpdateError, UpdateRequest,
+    VerifyRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -185,6 +186,30 @@ pub fn explain_request(
         path: absolute("--why", path)?,
         excludes: settings.excludes.clone(),
         fstypes: settings.fstypes.clone(),
+    })
+}
+
+/// Request of `--verify`; `tunnel` is open, or the reason that it cannot be opened.
+pub fn verify_request(
+    arguments: &Arguments,
+    settings: &Settings,
+    tunnel: Result<Option<&ServerTunnel>, String>,
+) -> Result<VerifyRequest, UpdateError> {
+    let paths = arguments.verify.iter().flatten().map(|path| absolute("--verify", path));
+    let repo =
+        tunnel.and_then(|tunnel| repo_url(settings, tunnel).map_err(|error| error.to_string()));
+    Ok(VerifyRequest {
+        root: arguments.root.clone(),
+        paths: paths.collect::<Result<_, _>>()?,
+        against: arguments.against.clone(),
+        image: settings.image.clone(),
+        overrides: settings.overrides.clone(),
+        excludes: settings.excludes.clone(),
+        fstypes: settings.fstypes.clone(),
+        repo,
+        fetch: fetch_options(arguments, settings),
+        trust: trust_settings(arguments, settings),
+        allow_downgrade: arguments.allow_downgrade,
     })
 }
 

@@ -51,7 +51,7 @@ pub fn open(
 
     let (host, port) = host_and_port(server);
     let mut ports = vec![settings.rsync_port];
-    if (arguments.diff || arguments.adopt) && settings.repo.is_none() {
+    if arguments.asks_repository() && settings.repo.is_none() {
         ports.push(port.unwrap_or(HTTP));
     }
     let attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();

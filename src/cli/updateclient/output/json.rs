@@ -69,6 +69,8 @@ pub(super) enum OutputLine<'a> {
         set_aside: Option<&'a str>,
         held: Option<&'a Pinned>,
         undo: Option<UndoSummary>,
+        /// Proof digest of the recorded tree.
+        proof: Option<String>,
     },
     RolledBack {
         dry_run: bool,

@@ -6,6 +6,7 @@ mod pending_filesystems;
 mod restart;
 mod status;
 mod text;
+mod verification;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::update::{Provenance, Report, RolledBack, UpdateError, UpdateOutcome, 
 pub use pending_filesystems::print_pending_filesystems;
 pub use restart::{after_change, needs_restarting};
 pub use status::print_status;
+pub use verification::print_verification;
 
 /// A completed update, with all that its output shows.
 pub struct UpdateResult<'a> {

@@ -9,12 +9,20 @@ use crate::cli::console::Output;
 use crate::cli::json;
 use crate::cli::updateclient::args::OutputMode;
 use crate::cli::updateclient::exit::Exit;
+use crate::digest::Digest;
 use crate::report::units::Size;
 use crate::state::{LoadedState, State};
 use crate::update::{Status, UpdateError};
 
+/// Proof digest of the recorded tree: `None` without a manifest, an error without exclude rules.
+pub type RecordedProof = Result<Option<Digest>, UpdateError>;
+
 /// Prints the recorded state; an interrupted update has its own exit code.
-pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateError> {
+pub fn print_status(
+    status: &Status,
+    proof: &RecordedProof,
+    mode: OutputMode,
+) -> Result<Exit, UpdateError> {
     let (state, rejected) = match &status.state {
         LoadedState::Missing => (None, None),
         LoadedState::Valid(state) | LoadedState::FromCopy(state) => (Some(state.as_ref()), None),
@@ -29,22 +37,34 @@ pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateErr
             set_aside,
             held: status.pinned.as_ref(),
             undo: status.undo,
+            proof: proof.as_ref().ok().and_then(|proof| proof.map(|proof| proof.to_string())),
         }),
         OutputMode::Text => {
-            let _ = write_status(status, state, set_aside);
+            let _ = write_status(status, (state, set_aside), proof);
         }
     }
     Ok(if status.interrupted { Exit::Interrupted } else { Exit::Done })
 }
 
-fn write_status(status: &Status, state: Option<&State>, set_aside: Option<&str>) -> io::Result<()> {
+fn write_status(
+    status: &Status,
+    (state, set_aside): (Option<&State>, Option<&str>),
+    proof: &RecordedProof,
+) -> io::Result<()> {
     let mut out = Output::open();
 
     if status.interrupted {
         writeln!(out, "interrupted: the last update is incomplete; the next run completes it")?;
     }
     match (state, set_aside) {
-        (Some(state), _) => write_state(state, &mut out)?,
+        (Some(state), _) => {
+            write_state(state, &mut out)?;
+            match proof {
+                Ok(Some(proof)) => writeln!(out, "proof:       {proof} (recorded, not read)")?,
+                Ok(None) => writeln!(out, "proof:       unknown: the recorded manifest is lost")?,
+                Err(error) => writeln!(out, "proof:       unknown: {error}")?,
+            }
+        }
         (None, Some(reason)) => writeln!(out, "nothing is recorded: {reason}")?,
         (None, None) => writeln!(out, "nothing is recorded of this tree")?,
     }
