@@ -13,9 +13,11 @@
 # make test-packages      builds both, installs, upgrades, removes and purges them in scratch systems
 # make dist       source archive with all dependencies, which builds without a network
 # make man        manual pages and completions of shells, in target/man and target/completions
+# make rescue     rescue system for broken nodes, in target/rescue: see docs/rescue.md
 # make install    PREFIX=/usr DESTDIR=
 # make install-timer      the daily update, by systemd or cron: see packaging/README.md
 # make install-recovery   recovery of an interrupted update at boot: see packaging/README.md
+# make install-rescue     files that make a rescue system without the sources: see docs/rescue.md
 # make install-server     unit of `si_tardiff serve`, settings for nginx and Apache: see packaging/README.md
 
 PREFIX  ?= /usr
@@ -35,7 +37,7 @@ DATED = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 
 .PHONY: all static test test-machines test-machines-long torture demo bench bench-growth deb rpm \
     package-files test-packages dist man \
-    install install-recovery install-timer install-server clean
+    install install-recovery install-rescue install-timer rescue install-server clean
 
 all:
 	$(CARGO) build --release --locked
@@ -132,6 +134,14 @@ install: all man
 	    test -e $(DESTDIR)/etc/systemimager/$$file || install -m 0644 etc/$$file $(DESTDIR)/etc/systemimager/; \
 	done
 
+# KEY=FILE SERVER=HOST IMAGE=NAME and others: see scripts/rescue.
+RESCUE = $(foreach name,KEY SERVER IMAGE REPO ARGUMENTS SYSTEM KERNEL AGENT GENERATOR,$(if \
+    $($(name)),$(name)='$($(name))'))
+
+rescue: static
+	scripts/prerequisites rescue
+	scripts/rescue target/rescue $(RESCUE)
+
 # systemd, dracut and initramfs-tools read these directories, regardless of PREFIX.
 UNITS         ?= /usr/lib/systemd/system
 SYSUSERS      ?= /usr/lib/sysusers.d
@@ -154,13 +164,29 @@ install-recovery:
 	$(AT_PREFIX) packaging/systemd/si-boot-loader-due.service >$(DESTDIR)$(UNITS)/si-boot-loader-due.service
 	chmod 0644 $(DESTDIR)$(UNITS)/si-recover.service $(DESTDIR)$(UNITS)/si-boot-loader-due.service
 	install -m 0755 packaging/initramfs/si-recover-root $(DESTDIR)$(PREFIX)/share/systemimager-diff
+	install -m 0644 packaging/initramfs/si-filesystems $(DESTDIR)$(PREFIX)/share/systemimager-diff
 	install -m 0755 packaging/initramfs/si-recover-root packaging/dracut/90si-recover/si-recover-hook.sh \
 	    $(DESTDIR)$(DRACUT)/90si-recover
+	install -m 0644 packaging/initramfs/si-filesystems $(DESTDIR)$(DRACUT)/90si-recover
 	$(AT_PREFIX) packaging/dracut/90si-recover/module-setup.sh >$(DESTDIR)$(DRACUT)/90si-recover/module-setup.sh
 	$(AT_PREFIX) packaging/initramfs-tools/hooks/si-recover >$(DESTDIR)$(INITRAMFSTOOLS)/hooks/si-recover
 	install -m 0755 packaging/initramfs-tools/scripts/local-bottom/si-recover \
 	    $(DESTDIR)$(INITRAMFSTOOLS)/scripts/local-bottom
 	chmod 0755 $(DESTDIR)$(DRACUT)/90si-recover/module-setup.sh $(DESTDIR)$(INITRAMFSTOOLS)/hooks/si-recover
+
+RESCUE_FILES = $(DESTDIR)$(PREFIX)/share/systemimager-diff/rescue
+
+install-rescue:
+	install -d $(RESCUE_FILES)/initramfs-tools/hooks $(RESCUE_FILES)/90si-rescue \
+	    $(RESCUE_FILES)/initramfs-tools/scripts/init-premount
+	install -m 0755 scripts/rescue $(RESCUE_FILES)/make-rescue
+	install -m 0755 packaging/rescue/si-rescue $(RESCUE_FILES)
+	install -m 0644 packaging/initramfs/si-filesystems $(RESCUE_FILES)
+	install -m 0644 packaging/rescue/initramfs-tools/initramfs.conf $(RESCUE_FILES)/initramfs-tools
+	install -m 0755 packaging/rescue/initramfs-tools/hooks/si-rescue $(RESCUE_FILES)/initramfs-tools/hooks
+	install -m 0755 packaging/rescue/initramfs-tools/scripts/init-premount/si-rescue \
+	    $(RESCUE_FILES)/initramfs-tools/scripts/init-premount
+	install -m 0755 packaging/dracut/90si-rescue/*.sh $(RESCUE_FILES)/90si-rescue
 
 install-timer:
 	install -d $(DESTDIR)$(UNITS) $(DESTDIR)/etc/cron.d

@@ -118,3 +118,50 @@ fn configuration_behind_symlink_is_refused() {
 
     updated_by_its_own_configuration(&site).ended(2, &["/etc/systemimager", "symlink"]);
 }
+
+#[test]
+fn damaged_configuration_is_ignored_on_request() {
+    require!(NEEDED);
+
+    let site = site();
+    for name in ["updateclient.toml", "client.conf"] {
+        let path = site.node().join("etc/systemimager").join(name);
+        trees::write_text(&path, "image = [ no sense\nrsync_port = none\n");
+    }
+    trees::write_text(
+        &site.node().join("etc/systemimager/updateclient.local.exclude"),
+        "/etc/own\n",
+    );
+
+    let run = |more: &[&str]| {
+        let mut command = site.command_with_node_excludes();
+        Run::from_output(command.args(more).output().expect("runs"))
+    };
+
+    run(&[]).ended(2, &["updateclient.toml"]);
+    run(&["--ignore-config"]).ended(0, &["updated to node"]);
+    matches_image(&site);
+}
+
+#[test]
+fn list_of_filesystems_has_disks_of_fstab_that_are_not_mounted() {
+    let dir = common::scratch();
+    let fstab = "UUID=1 / ext4 defaults 0 1\nUUID=4 /var/log xfs noatime,nofail 0 0\n\
+        UUID=3 /var ext4 defaults 0 2\nUUID=5 none swap sw 0 0\nserver:/home /home nfs defaults\n\
+        tmpfs /tmp tmpfs defaults\nUUID=6 /link ext4 defaults\nUUID=7 /link/below ext4 defaults\n\
+        UUID=8 /file ext4 defaults\n/dev/sdb1 /srv/a\\040b auto ro 0 0\n";
+    trees::write_text(&dir.path().join("etc/fstab"), fstab);
+    fs::create_dir(dir.path().join("var")).expect("creates");
+    trees::write_text(&dir.path().join("file"), "");
+    std::os::unix::fs::symlink("/etc", dir.path().join("link")).expect("links");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--list-filesystems", "--root"]).arg(dir.path());
+    let run = Run::from_output(command.output().expect("runs"));
+
+    // A link or a file at a mount point is named without its disk, so that nothing is mounted there.
+    let expected = "/file\n/link\n/link/below\n/srv/a\\0040b /dev/sdb1 auto rw\n\
+        /var UUID=3 ext4 rw\n/var/log UUID=4 xfs rw,noatime\n";
+    run.ended(0, &[]);
+    assert_eq!(run.out, expected);
+}

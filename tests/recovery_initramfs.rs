@@ -69,6 +69,7 @@ impl Machine {
                 instmods() { echo \"modules $*\"; }
                 inst() { echo \"program $1 $2\"; }
                 inst_script() { echo \"script $1 $2\"; }
+                inst_simple() { echo \"script $1 $2\"; }
                 inst_hook() { echo \"script $3 /var/lib/dracut/hooks/$1/$2-${3##*/}\"; }
                 . \"$moddir/module-setup.sh\" && check >/dev/null && installkernel && install"
             }
@@ -409,15 +410,25 @@ fn packaging_scripts_are_valid() {
     require!(Program("shellcheck"), Program("busybox"), Program("dash"));
 
     let scripts = [
+        "packaging/initramfs/si-filesystems",
         "packaging/initramfs/si-recover-root",
+        "packaging/dracut/90si-rescue/module-setup.sh",
+        "packaging/dracut/90si-rescue/si-rescue-cmdline.sh",
+        "packaging/dracut/90si-rescue/si-rescue-run.sh",
+        "packaging/rescue/si-rescue",
+        "packaging/rescue/initramfs-tools/hooks/si-rescue",
+        "packaging/rescue/initramfs-tools/scripts/init-premount/si-rescue",
+        "scripts/rescue",
         "packaging/dracut/90si-recover/module-setup.sh",
         "packaging/dracut/90si-recover/si-recover-hook.sh",
         "packaging/initramfs-tools/hooks/si-recover",
         "packaging/initramfs-tools/scripts/local-bottom/si-recover",
     ];
-    run(Command::new("shellcheck").args(scripts));
-    for script in scripts.iter().filter(|script| read(Path::new(script)).starts_with("#!/bin/sh\n"))
-    {
+    run(Command::new("shellcheck").arg("-x").args(scripts));
+    for script in scripts.iter().filter(|script| {
+        let text = read(Path::new(script));
+        text.starts_with("#!/bin/sh\n") || text.starts_with("# shellcheck shell=sh\n")
+    }) {
         run(Command::new("busybox").args(["sh", "-n", script]));
         run(Command::new("dash").args(["-n", script]));
     }

@@ -64,9 +64,12 @@ impl KeyFile {
     }
 }
 
-/// Reads all key files of a tree.
-pub fn read_key_files(root: &Root) -> Result<Vec<KeyFile>, KeysError> {
-    list_key_files(root)?.into_iter().map(|(dir, path)| KeyFile::read(root, dir, path)).collect()
+/// Reads all key files in these directories of a tree.
+pub fn read_key_files(root: &Root, dirs: &[KeyDir]) -> Result<Vec<KeyFile>, KeysError> {
+    list_key_files(root, dirs)?
+        .into_iter()
+        .map(|(dir, path)| KeyFile::read(root, dir, path))
+        .collect()
 }
 
 /// Collects the keys of `files` by role; `show` names a file in an error.
@@ -88,9 +91,9 @@ pub fn collect_keys<'f>(
 }
 
 /// Lists the paths of the key files of a tree, by directory and name.
-fn list_key_files(root: &Root) -> Result<Vec<(KeyDir, TreePath)>, KeysError> {
+fn list_key_files(root: &Root, dirs: &[KeyDir]) -> Result<Vec<(KeyDir, TreePath)>, KeysError> {
     let mut files = Vec::new();
-    for dir in KeyDir::ALL {
+    for &dir in dirs {
         let path = dir.path();
         match root.stat(&path)? {
             None => continue,

@@ -176,7 +176,7 @@ fn find_keys(
     signing: &Signing,
 ) -> Result<Option<KeySet>, PublishError> {
     let Layer::Image(_) = layer else { return Ok(None) };
-    let files = read_key_files(root)?;
+    let files = read_key_files(root, &KeyDir::ALL)?;
     let keys = collect_keys(&files, |path| root.show(path))?;
 
     let directory = root.stat(&KeyDir::Publish.path()).map_err(KeysError::from)?;

@@ -44,7 +44,7 @@ use crate::tree_path::TreePath;
 pub use error::{FollowUpError, UnsignedRoute, UpdateError, UsageError};
 pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
-pub use recover::{PendingFilesystem, pending_filesystems, recover};
+pub use recover::{UnmountedFilesystem, pending_filesystems, recover, unmounted_filesystems};
 pub use report::{ByDigest, Report, UpdateOutcome};
 pub use request::{
     AssignmentSource, Check, Excludes, RepositorySource, RsyncScope, SyncMode, TrustSettings,

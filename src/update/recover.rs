@@ -10,7 +10,7 @@ use crate::fetch::leave_system_resolver;
 use crate::host::boot_loader::pending;
 use crate::host::{self, FstabEntry};
 use crate::report::Monitor;
-use crate::root::FileKind;
+use crate::root::{FileKind, Root};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 use crate::update::error::{Refusal, UpdateError};
@@ -51,16 +51,16 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<Vec<TreePath>, Upda
     Ok(left_out)
 }
 
-/// A filesystem with pending changes that is not mounted.
+/// A filesystem that is not mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingFilesystem {
+pub struct UnmountedFilesystem {
     pub mount_root: TreePath,
     /// Its entry in the fstab of the tree, if a disk can be mounted by it.
     pub entry: Option<FstabEntry>,
 }
 
 /// Lists the filesystems that [`recover`] needs and that are not mounted, in tree order.
-pub fn pending_filesystems(root: &Path) -> Result<Vec<PendingFilesystem>, UpdateError> {
+pub fn pending_filesystems(root: &Path) -> Result<Vec<UnmountedFilesystem>, UpdateError> {
     let session = Session::look(root)?;
     let mount_roots = session.missing_for_recovery().map_err(Untouched::from)?;
     if mount_roots.is_empty() {
@@ -74,9 +74,43 @@ pub fn pending_filesystems(root: &Path) -> Result<Vec<PendingFilesystem>, Update
         let stat = session.root.stat(&mount_root).map_err(Untouched::from)?;
         let is_directory = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
         let entry = is_directory.then(|| FstabEntry::find(&fstab, &mount_root)).flatten();
-        pending.push(PendingFilesystem { mount_root, entry });
+        pending.push(UnmountedFilesystem { mount_root, entry });
     }
     Ok(pending)
+}
+
+/// Lists the disks in the fstab of a tree that are not mounted, in tree order.
+///
+/// A rescue system mounts them, and creates mount points that are missing.
+pub fn unmounted_filesystems(root: &Path) -> Result<Vec<UnmountedFilesystem>, UpdateError> {
+    let session = Session::look(root)?;
+    let fstab = fstab::read(&session.root)?;
+    let mut mount_roots = host::mount_points(&fstab);
+    mount_roots.sort();
+    mount_roots.dedup();
+    mount_roots.retain(|point| session.mounts.iter().all(|mount| mount.at != *point));
+
+    let mut unmounted = Vec::new();
+    for mount_root in mount_roots {
+        let Some(entry) = FstabEntry::find(&fstab, &mount_root) else { continue };
+        let entry = can_mount(&session.root, &mount_root)?.then_some(entry);
+        unmounted.push(UnmountedFilesystem { mount_root, entry });
+    }
+    Ok(unmounted)
+}
+
+/// Checks that a mount point is a directory, or can be created as one.
+///
+/// A symbolic link at or above it would lead the mount out of the tree.
+fn can_mount(root: &Root, mount_root: &TreePath) -> Result<bool, UpdateError> {
+    let mut path = mount_root.clone();
+    loop {
+        if let Some(stat) = root.stat(&path).map_err(Untouched::from)? {
+            return Ok(stat.kind == FileKind::Directory);
+        }
+        let Some(parent) = path.parent() else { return Ok(true) };
+        path = parent;
+    }
 }
 
 /// Opens the tree for a dry run, without the lock.

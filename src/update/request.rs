@@ -133,6 +133,8 @@ pub struct TrustSettings {
     pub max_head_age: Duration,
     /// Whether an expired head is accepted.
     pub allow_expired: bool,
+    /// Tree whose publish and head keys replace those of the updated tree.
+    pub keys_from: Option<PathBuf>,
 }
 
 /// Source of an update.

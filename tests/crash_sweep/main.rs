@@ -677,6 +677,7 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
             require_signature: false,
             max_head_age: Duration::from_secs(86_400),
             allow_expired: false,
+            keys_from: None,
         },
         unhold: false,
         keep_undo: KeepUndo::Always,

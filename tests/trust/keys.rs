@@ -167,3 +167,27 @@ fn recovery_and_rollback_need_no_key_and_no_server() {
 
     common::judge::same(&before, &site.node(), &["/etc/systemimager"]);
 }
+
+#[test]
+fn keys_of_another_tree_replace_those_of_the_node_but_not_its_revocations() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let rescue = site.dir.path().join("rescue");
+    let other = SiteKey::new(&site, "other");
+    let publics = rescue.join(KEYS);
+    fs::create_dir_all(&publics).expect("creates");
+    fs::copy(other.public(), publics.join("rescue.pub")).expect("copies");
+    let from = ["--keys-from", &rescue.display().to_string()];
+
+    // The node's own key does not count, and its damaged file stops nothing.
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    fs::write(site.node().join(KEYS).join("site.pub"), "damaged").expect("writes");
+    site.refused(&from, 3, &["it is signed by key"]);
+    publish(&site, &tree(3), &["--sign-key", &other.secret()]);
+    site.refused(&[], 2, &["site.pub"]);
+    site.updated(&from);
+
+    other.trust(&site, "revoked");
+    publish(&site, &tree(4), &["--sign-key", &other.secret()]);
+    site.refused(&from, 3, &["has been revoked"]);
+}

@@ -30,6 +30,7 @@ install() {
         fsck.exfat
     inst "$agent" /usr/sbin/si_updateclient
     inst_script "$from/si-recover-root" /usr/sbin/si-recover-root
+    inst_simple "$from/si-filesystems" /usr/sbin/si-filesystems
     # Before the hooks that read the root's files, such as the one that loads its SELinux policy (50).
     inst_hook pre-pivot 10 "$from/si-recover-hook.sh"
 }

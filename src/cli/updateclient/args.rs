@@ -143,6 +143,9 @@ pub struct Arguments {
     /// Exclude rules, in the format of rsync's --exclude-from; /dev/null for none
     #[arg(long, help_heading = UPDATE, value_name = "FILE")]
     pub exclude_file: Option<PathBuf>,
+    /// Ignore updateclient.toml and client.conf of the tree, which may be damaged
+    #[arg(long, help_heading = UPDATE)]
+    pub ignore_config: bool,
     /// Remove untracked paths: those that neither the image nor an exclude rule names
     #[arg(long, help_heading = UPDATE)]
     pub purge_untracked: bool,
@@ -176,6 +179,9 @@ pub struct Arguments {
     /// Forget the newest catalogs that this node has seen, before the run
     #[arg(long, help_heading = LIMITS)]
     pub forget_seen: bool,
+    /// Use the public keys below DIR/etc/systemimager/keys, and the tree's own revocations
+    #[arg(long, help_heading = LIMITS, value_name = "DIR")]
+    pub keys_from: Option<PathBuf>,
     /// Update a root filesystem of this type, although it is not known to be safe
     #[arg(long, help_heading = LIMITS, value_name = "TYPE")]
     pub allow_root_fs: Vec<String>,
@@ -204,16 +210,16 @@ pub struct Arguments {
     /// Only complete an interrupted update, without network access
     #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
     pub recover: bool,
-    /// With --recover: print the unmounted filesystems that it needs, and change nothing
+    /// Print the disks of the tree's fstab that are not mounted, and change nothing
     #[arg(
         long,
         help_heading = RECOVERY,
-        requires = "recover",
         conflicts_with_all = OTHER_THAN_RECOVER,
-        long_help = "With --recover: print the filesystems that it needs and that are not mounted, \
-        and change nothing. Each line has the mount point and, if /etc/fstab of the tree has an \
-        entry of a disk for it, device, type and options, separated by spaces. Unusual bytes are \
-        written as \\0ooo. An initramfs mounts these filesystems before it runs --recover"
+        long_help = "Print the disks of the tree's /etc/fstab that are not mounted, and change \
+        nothing; with --recover those that it needs, also without an entry there. Each line has \
+        the mount point and, if it can be mounted, device, type and options, separated by spaces. \
+        Unusual bytes are written as \\0ooo. An initramfs mounts these filesystems before an \
+        update or a recovery"
     )]
     pub list_filesystems: bool,
     /// Undo the last update, without network access
@@ -368,10 +374,10 @@ mod tests {
 
     #[test]
     fn options_of_one_job_are_refused_with_others() {
-        for (option, own) in [
-            ("--list-filesystems", "--recover"),
-            ("--skip-filesystem=/boot", "--rollback"),
-            ("--against=head", "--verify"),
+        for (option, own, is_job) in [
+            ("--list-filesystems", "--recover", true),
+            ("--skip-filesystem=/boot", "--rollback", false),
+            ("--against=head", "--verify", false),
         ] {
             let is_valid = |job: Option<&str>| {
                 let words = ["si_updateclient", option].into_iter().chain(job);
@@ -382,7 +388,7 @@ mod tests {
             for job in ["--diff", "--status", "--adopt", "--why=/etc", "--needs-restarting"] {
                 assert!(!is_valid(Some(job)), "{option} {job}");
             }
-            assert!(!is_valid(None), "{option}");
+            assert_eq!(is_valid(None), is_job, "{option}");
         }
     }
 }

@@ -124,7 +124,12 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Ended, UpdateError> {
         DownloadMeter::new(Box::new(Logged::new(monitor(arguments), arguments.verbosity(), log)));
     let monitor: &dyn Monitor = &meter;
     if arguments.list_filesystems {
-        output::print_pending_filesystems(&update::pending_filesystems(&arguments.root)?);
+        let filesystems = if arguments.recover {
+            update::pending_filesystems(&arguments.root)?
+        } else {
+            update::unmounted_filesystems(&arguments.root)?
+        };
+        output::print_unmounted_filesystems(&filesystems);
         return Ok(Ended::unchanged(Exit::Done));
     }
     if !arguments.is_read_only() {

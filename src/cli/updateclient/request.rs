@@ -264,6 +264,7 @@ fn trust_settings(arguments: &Arguments, settings: &Settings) -> TrustSettings {
         require_signature: settings.require_signature,
         max_head_age: Duration::from_secs(settings.max_head_age.into()),
         allow_expired: arguments.allow_expired,
+        keys_from: arguments.keys_from.clone(),
     }
 }
 

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::apply::Untouched;
 use crate::catalog::{Catalog, Head};
-use crate::host::{KeysError, collect_keys, read_key_files};
+use crate::host::{KeyDir, KeysError, collect_keys, read_key_files};
 use crate::image::Layer;
 use crate::report::Monitor;
 use crate::root::Root;
@@ -45,7 +45,7 @@ pub(in crate::update) struct TrustedHead {
 impl Trust {
     /// Reads the keys of the tree.
     pub fn load(root: &Root, settings: &TrustSettings) -> Result<Self, UpdateError> {
-        let keys = read_keys(root)?;
+        let keys = read_keys(root, settings)?;
         Ok(Trust {
             is_required: settings.require_signature || keys.requires_signature(),
             keys,
@@ -191,7 +191,7 @@ pub(in crate::update) fn requires_signature(
     root: &Root,
     settings: &TrustSettings,
 ) -> Result<bool, UpdateError> {
-    Ok(settings.require_signature || read_keys(root)?.requires_signature())
+    Ok(settings.require_signature || read_keys(root, settings)?.requires_signature())
 }
 
 fn has<'k>(mut keys: impl Iterator<Item = &'k PublicKey>, text: &str) -> bool {
@@ -207,10 +207,22 @@ pub(super) fn clock(now: Timestamp, newest: Option<Timestamp>) -> (Timestamp, bo
     (newest.unwrap_or(earliest).max(earliest), false)
 }
 
-/// Reads the keys of a tree, by role.
-fn read_keys(root: &Root) -> Result<KeySet, UpdateError> {
-    let keys = read_key_files(root).and_then(|files| collect_keys(&files, |path| root.show(path)));
-    keys.map_err(keys_error)
+/// Reads the keys of a run, by role.
+///
+/// A rescue system may have publish and head keys of its own, since those of a damaged tree may be
+/// lost. A key that the tree has revoked never counts.
+fn read_keys(root: &Root, settings: &TrustSettings) -> Result<KeySet, UpdateError> {
+    let Some(other) = &settings.keys_from else {
+        let keys = read_key_files(root, &KeyDir::ALL);
+        return keys
+            .and_then(|files| collect_keys(&files, |path| root.show(path)))
+            .map_err(keys_error);
+    };
+
+    let other = Root::open(other).map_err(Untouched::from)?;
+    let mut files = read_key_files(&other, &KeyDir::ALL).map_err(keys_error)?;
+    files.extend(read_key_files(root, &[KeyDir::Revoked]).map_err(keys_error)?);
+    collect_keys(&files, |path| path.to_string()).map_err(keys_error)
 }
 
 /// Converts an error of the keys of this node.

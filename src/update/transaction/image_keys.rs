@@ -67,7 +67,7 @@ impl ImageKeys {
 
         // A sync of one directory leaves the keys outside it alone.
         let root = &run.session.root;
-        let mut live = read_key_files(root).map_err(keys_error)?;
+        let mut live = read_key_files(root, &KeyDir::ALL).map_err(keys_error)?;
         live.retain(|file| run.filter.excludes(&file.path, EntryKind::Other).is_none());
         let is_older = age == ImageAge::Older;
         let newest = if is_older { newest_keys(root, &live)? } else { HashSet::new() };
@@ -159,7 +159,7 @@ pub(in crate::update) fn kept_in_rollback<'r>(
     }
 
     // A key file that cannot be read verifies nothing, and must not stop a rollback.
-    let live = read_key_files(root).unwrap_or_default();
+    let live = read_key_files(root, &KeyDir::ALL).unwrap_or_default();
     let newest = newest_keys(root, &live)?;
     for (dir, path) in restored {
         let verified_newest =
@@ -196,7 +196,7 @@ pub(super) fn check_remaining(
         let mut changes = plan.changes.iter();
         changes.any(|change| change.path == *path && !matches!(change.action, Action::SetTime(_)))
     };
-    let mut files = read_key_files(root).map_err(keys_error)?;
+    let mut files = read_key_files(root, &KeyDir::ALL).map_err(keys_error)?;
     files.retain(|file| !is_changed(&file.path));
 
     for item in &plan.staged_items {

@@ -2,10 +2,10 @@
 
 mod json;
 mod out_format;
-mod pending_filesystems;
 mod restart;
 mod status;
 mod text;
+mod unmounted_filesystems;
 mod verification;
 
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::cli::updateclient::settings::Row;
 use crate::host::restart::RestartVerdict;
 use crate::update::{Provenance, Report, RolledBack, UpdateError, UpdateOutcome, UpdateRequest};
 
-pub use pending_filesystems::print_pending_filesystems;
 pub use restart::{after_change, needs_restarting};
 pub use status::print_status;
+pub use unmounted_filesystems::print_unmounted_filesystems;
 pub use verification::print_verification;
 
 /// A completed update, with all that its output shows.

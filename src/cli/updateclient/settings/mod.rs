@@ -138,6 +138,9 @@ impl TlsSettings {
 /// undoing that update, so a rollback does without the files then.
 pub fn resolve(arguments: &Arguments) -> Result<Settings, UpdateError> {
     let root = Root::open(&arguments.root).map_err(Untouched::from)?;
+    if arguments.ignore_config {
+        return combine(arguments, &root, Files::default());
+    }
     match Files::read(&root).and_then(|files| combine(arguments, &root, files)) {
         Err(fault @ UpdateError::Usage(_)) if arguments.rollback => {
             let settings = combine(arguments, &root, Files::default())?;

@@ -1,20 +1,20 @@
-//! `--recover --list-filesystems`: the filesystems that an initramfs has to mount.
+//! `--list-filesystems`: the filesystems that an initramfs has to mount.
 
 use std::io::Write;
 
 use crate::cli::console::Output;
-use crate::update::PendingFilesystem;
+use crate::update::UnmountedFilesystem;
 
 /// Prints a line for each filesystem: mount point and, if known, device, type and options.
 ///
 /// The fields are separated by spaces. `printf %b` of a POSIX shell decodes a field.
-pub fn print_pending_filesystems(filesystems: &[PendingFilesystem]) {
+pub fn print_unmounted_filesystems(filesystems: &[UnmountedFilesystem]) {
     let mut out = Output::open();
     let lines: Vec<u8> = filesystems.iter().flat_map(line).collect();
     let _ = out.raw().write_all(&lines).and_then(|()| out.flush());
 }
 
-fn line(filesystem: &PendingFilesystem) -> Vec<u8> {
+fn line(filesystem: &UnmountedFilesystem) -> Vec<u8> {
     let mut line = escape(&[b"/", filesystem.mount_root.as_bytes()].concat());
     if let Some(entry) = &filesystem.entry {
         for field in [&entry.device, &entry.kind, &entry.options] {
@@ -54,8 +54,8 @@ mod tests {
             options: b"rw,noatime".to_vec(),
         };
 
-        let known = PendingFilesystem { mount_root: mount_root.clone(), entry: Some(entry) };
-        let unknown = PendingFilesystem { mount_root, entry: None };
+        let known = UnmountedFilesystem { mount_root: mount_root.clone(), entry: Some(entry) };
+        let unknown = UnmountedFilesystem { mount_root, entry: None };
 
         let path = "/srv/a\\0040b\\0134\\0052\\0012";
         let [known, unknown] = [known, unknown].map(|one| String::from_utf8(line(&one)));
