@@ -300,7 +300,9 @@ fn root_is_found_if_one_disk_has_a_node() {
     rescue.add_node("UUID=root / ext4 defaults 0 1\n");
     let log = rescue.boot(RESYNC);
     assert!(log.contains("OK: resync"), "{log}");
-    assert!(rescue.calls("mount")[0].starts_with("-t ext4 -o ro,noload /devices/data"));
+    let mounts = rescue.calls("mount");
+    assert!(mounts[0].starts_with("-t ext4 -o ro,noload /devices/data"), "{mounts:?}");
+    assert!(mounts.contains(&"-t ext4 -o rw /devices/root /target".to_owned()), "{mounts:?}");
 
     rescue.add_disk("second", &[(".si-stage/journal", "")]);
     let log = rescue.boot(RESYNC);
