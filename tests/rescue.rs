@@ -171,9 +171,8 @@ fn arguments_of_kernel_become_options_of_agent() {
             ),
         ),
         (
-            "si.rescue=verify si.repo=https://h/ si.override=a,b",
-            "--diff --yes --dry-run --check=content --drift=report --root /target --repo \
-             https://h/ --override a --override b"
+            "si.rescue=verify si.repo=https://h/ si.override=a,b si.against=7",
+            "--verify --against 7 --root /target --repo https://h/ --override a --override b"
                 .to_owned(),
         ),
         ("si.rescue=rollback", "--rollback --yes --root /target".to_owned()),
