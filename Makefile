@@ -63,7 +63,7 @@ test-machines:
 
 test-machines-long:
 	scripts/prerequisites machines
-	$(MAKE) deb
+	$(MAKE) deb static
 	tests/machines/long-form $(MACHINES)
 
 torture:

@@ -4,7 +4,7 @@ import os
 import shutil
 import traceback
 
-from . import autoinstall, cuts, node, packages, short, updates
+from . import autoinstall, cuts, node, packages, rescue_boot, short, updates
 from .commands import Failed, run
 from .disk import BTRFS, FIRMWARE, ONE_FILESYSTEM, VAR_APART, XFS, Disk
 from .images import KERNEL_OPTIONS, Recipe
@@ -26,6 +26,7 @@ class Site:
         self.disks = {}
         self.copies = 0
         self.rescue_system = None
+        self.rescue_initramfs = None
         with steps.step(f"images {recipe.name!r} of two generations"):
             self.images = images_with_product(workspace, recipe)
             self.server = Server(workspace, recipe.name)
@@ -52,6 +53,12 @@ class Site:
         if self.rescue_system is None:
             self.rescue_system = Rescue(self.steps, self.workspace, self.images, self.server)
         return self.rescue_system
+
+    def rescue_boot(self):
+        """Returns the rescue system of `make rescue`, which signs the repository of this site."""
+        if self.rescue_initramfs is None:
+            self.rescue_initramfs = rescue_boot.RescueBoot(self)
+        return self.rescue_initramfs
 
     def cut_test(self, layout):
         """Returns the power cuts of a layout."""
@@ -362,11 +369,12 @@ FULL_SCENARIOS = {
     "old-clock": old_clock,
     "autoinstall-grub": autoinstall_by_grub,
     "autoinstall-kexec": autoinstall_by_kexec,
+    **rescue_boot.SCENARIOS,
 }
 LAYOUTS = {
     "firmware": FIRMWARE, "rescue": None, "cuts-var-apart": FIRMWARE,
     "write-order-var-apart": VAR_APART, "var-apart": VAR_APART, "xfs": XFS, "btrfs": BTRFS,
-    "btrfs-rollback": BTRFS,
+    "btrfs-rollback": BTRFS, "rescue-empty": None,
 }  # fmt: skip
 SCENARIOS = ("short", *FULL_SCENARIOS, "dracut")
 
