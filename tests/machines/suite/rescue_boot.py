@@ -6,7 +6,7 @@ import re
 import shutil
 import stat
 
-from . import cuts, node, short, updates
+from . import cuts, judge, node, short, updates
 from .commands import Failed, remove_tree, run, wait_until
 from .disk import ONE_FILESYSTEM, VAR_APART, Disk
 from .images import KERNEL_OPTIONS
@@ -131,7 +131,7 @@ def interrupted_update(site):
             with cuts.mounted(site.workspace, target.disk) as top:
                 if os.path.exists(f"{top}/.si-stage/journal"):
                     raise Failed("the transaction is still pending")
-            rescue.judge(target)
+                judge.expect_generation(site.images, top, target.disk.layout, 2)
             os.unlink(target.disk.path)
 
 
