@@ -27,7 +27,7 @@ installkernel() {
 # called by dracut
 install() {
     local name key
-    inst_multiple mount umount blkid sleep mkdir mv touch cat sync setsid sh
+    inst_multiple mount umount blkid sleep mkdir mv touch cat sync sh
     inst_multiple -o findfs logger modprobe lvm mdadm rsync reboot poweroff btrfs fsck.ext2 fsck.ext3 \
         fsck.ext4 fsck.f2fs fsck.vfat fsck.exfat
     inst "$from/si_updateclient" /usr/sbin/si_updateclient
