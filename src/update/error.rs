@@ -166,7 +166,7 @@ pub enum UsageError {
     #[error("cannot update {directory}: image {image} has no such directory, or it is excluded")]
     NoDirectoryOfImage { directory: TreePath, image: ImageName },
     /// Nothing at or below a path of the request is tracked.
-    #[error("cannot verify {path}: {reason}")]
+    #[error("cannot verify or repair {path}: {reason}")]
     NotTracked { path: TreePath, reason: Untracked },
     #[error("cannot find the generation: {0}")]
     Generation(GenerationWordError),
@@ -366,8 +366,15 @@ pub enum Refusal {
     DownloadThread,
     #[error("cannot explain {path}: nothing is recorded of this tree; update it first")]
     NothingRecorded { path: String },
-    #[error("cannot verify {root}: nothing is recorded of this tree; update it first")]
+    #[error("cannot verify or repair {root}: nothing is recorded of this tree; update it first")]
     NothingToVerify { root: String },
+    #[error(
+        "cannot repair {path}: the directory {parent} above it is missing, or has another type; \
+         repair {parent}"
+    )]
+    NoParent { path: TreePath, parent: TreePath },
+    #[error("cannot repair this tree: the record of override {name} is damaged; update it")]
+    OverrideLost { name: ImageName },
     #[error(
         "cannot verify the tree: the manifest of its generation {} is lost, and the repository does \
          not list this generation any more", generation.short()
@@ -415,6 +422,12 @@ pub enum NoFullSync {
          implemented"
     )]
     Unavailable(FullSyncError),
+    /// A repair needs a content that no source has.
+    #[error(
+        "cannot repair {}: neither this tree nor a server has the recorded content any more; update \
+         to a newer generation", list_paths(.paths)
+    )]
+    ContentNowhere { paths: Vec<TreePath> },
     /// The image changed on the server after it was published.
     #[error(
         "the image tree on the server is not the published head any more: {0}; publish it and run \

@@ -47,11 +47,11 @@ pub use reboot::reboot;
 pub use recover::{UnmountedFilesystem, pending_filesystems, recover, unmounted_filesystems};
 pub use report::{ByDigest, Report, UpdateOutcome};
 pub use request::{
-    AssignmentSource, Check, Excludes, RepositorySource, RsyncScope, SyncMode, TrustSettings,
-    UpdateRequest,
+    AssignmentSource, Check, Excludes, RepairScope, RepositorySource, RsyncScope, SyncMode,
+    TrustSettings, UpdateRequest,
 };
 pub use rollback::{RollbackRequest, RolledBack, rollback};
-pub use source::cluster::{Assigned, ClusterRequest, cluster, host_name};
+pub use source::cluster::{Assigned, ClusterRequest, cluster, host_name, recorded_assignment};
 pub(crate) use source::trust::refuse_unsigned;
 pub use status::{Status, UndoSummary, status};
 pub use verify::{
@@ -79,6 +79,7 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
     let result = match &request.mode {
         SyncMode::Diffs(repo) => strategy::run_catalog(&run, repo),
         SyncMode::Rsync(scope) => strategy::run_sync(&run, scope),
+        SyncMode::Repair(scope) => strategy::run_repair(&run, scope),
     };
     if let Err(error) = run.discard_received() {
         monitor.warn(UpdateNotice::ReceiveDirLeft(error));

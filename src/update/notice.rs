@@ -181,6 +181,8 @@ pub(super) enum Route {
     Repair,
     /// The head may not be the newest, so it leads to no other generation.
     Recorded,
+    /// The run was asked for a repair, whatever is published.
+    RepairOfPaths,
     /// The image is unchanged, but its overrides are not.
     NewOverrides,
     Rsync(Server),
@@ -424,6 +426,7 @@ impl fmt::Display for Route {
             Route::FullSync(reason) => write!(f, "full sync: {reason}"),
             Route::Repair => f.write_str("the node is at the head of the catalog"),
             Route::Recorded => f.write_str("the node keeps its recorded generation"),
+            Route::RepairOfPaths => f.write_str("repairing to the recorded generation"),
             Route::NewOverrides => {
                 f.write_str("the image is at the head of the catalog, but its overrides changed")
             }

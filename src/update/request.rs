@@ -144,6 +144,17 @@ pub enum SyncMode {
     Diffs(RepoUrl),
     /// Modules of the rsync daemon, published or not.
     Rsync(RsyncScope),
+    /// The recorded generation, for a repair.
+    Repair(RepairScope),
+}
+
+/// Part of the tree that a repair changes, and its source of content.
+#[derive(Clone, Debug)]
+pub struct RepairScope {
+    /// Paths that are repaired with everything below them; empty for the whole tree.
+    pub paths: Vec<TreePath>,
+    /// The repository, or the reason that none can be asked.
+    pub repo: Result<RepoUrl, String>,
 }
 
 /// Part of the tree that an rsync-only sync updates.

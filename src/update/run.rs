@@ -174,7 +174,7 @@ pub(super) fn build_request_filter(
 ) -> Result<Filter, UpdateError> {
     let directory = match &request.mode {
         SyncMode::Rsync(scope) => scope.directory.clone(),
-        SyncMode::Diffs(_) => TreePath::root(),
+        SyncMode::Diffs(_) | SyncMode::Repair(_) => TreePath::root(),
     };
     build_filter(session, request.fstypes.as_deref(), directory, excludes)
 }

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod repair;
 mod sides;
 
 use std::fs;
@@ -293,13 +294,13 @@ fn path_that_is_not_tracked_is_refused() {
     let excludes = excludes.to_str().expect("UTF-8");
 
     for (arguments, words) in [
-        (&["/etc/local"][..], "cannot verify /etc/local: it belongs to the node"),
-        (&["/etc/mistyped"], "cannot verify /etc/mistyped: it does not exist"),
+        (&["/etc/local"][..], "cannot verify or repair /etc/local: it belongs to the node"),
+        (&["/etc/mistyped"], "cannot verify or repair /etc/mistyped: it does not exist"),
         (&["etc"], "--verify etc: the path has to be absolute"),
         (&["/etc/../etc"], "--verify /etc/../etc"),
         (
             &["/etc/hostname", "--exclude-file", excludes],
-            "cannot verify /etc/hostname: it is excluded",
+            "cannot verify or repair /etc/hostname: it is excluded",
         ),
         (&["--against", "9"], "node has no generation \"9\""),
         (&["--diff"], "cannot be used with"),

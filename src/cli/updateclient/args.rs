@@ -36,15 +36,16 @@ Exit codes:
 const TARGET: &str = "Target";
 const UPDATE: &str = "Update";
 const LIMITS: &str = "Limits";
-const VERIFICATION: &str = "Verification";
+const VERIFICATION: &str = "Verification and repair";
 const RECOVERY: &str = "Recovery and rollback";
 const REINSTALLATION: &str = "Reinstallation";
 const OUTPUT: &str = "Reports and output";
 
 // clap does not report a missing required option that conflicts with one that is given. So an option
 // for one job also conflicts with the other jobs.
-const OTHER_THAN_RECOVER: [&str; 10] = [
+const OTHER_THAN_RECOVER: [&str; 11] = [
     "verify",
+    "repair",
     "diff",
     "autoinstall",
     "adopt",
@@ -55,8 +56,9 @@ const OTHER_THAN_RECOVER: [&str; 10] = [
     "rollback",
     "json",
 ];
-const OTHER_THAN_ROLLBACK: [&str; 9] = [
+const OTHER_THAN_ROLLBACK: [&str; 10] = [
     "verify",
+    "repair",
     "diff",
     "autoinstall",
     "adopt",
@@ -66,7 +68,8 @@ const OTHER_THAN_ROLLBACK: [&str; 9] = [
     "needs_restarting",
     "recover",
 ];
-const OTHER_THAN_VERIFY: [&str; 9] = [
+const OTHER_THAN_VERIFY: [&str; 10] = [
+    "repair",
     "diff",
     "autoinstall",
     "adopt",
@@ -207,6 +210,19 @@ pub struct Arguments {
         conflicts_with_all = OTHER_THAN_VERIFY
     )]
     pub against: Option<String>,
+    /// Restore every tracked path, or those at and below PATH, as the recorded generation has it
+    #[arg(
+        long,
+        help_heading = VERIFICATION,
+        value_name = "PATH",
+        num_args = 0..,
+        conflicts_with = "diff",
+        long_help = "Restore every tracked path, or those at and below PATH, as the recorded \
+        generation has it, in one transaction; install no other generation. Content comes from this \
+        tree, or else by digest from the repository, or else from the rsync daemon: a server is \
+        needed only if the tree lacks a content"
+    )]
+    pub repair: Option<Vec<PathBuf>>,
     /// Only complete an interrupted update, without network access
     #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
     pub recover: bool,
@@ -297,7 +313,7 @@ impl Arguments {
 
     /// Whether the run asks the repository itself.
     pub fn asks_repository(&self) -> bool {
-        self.diff || self.adopt || self.verify.is_some()
+        self.diff || self.adopt || self.verify.is_some() || self.repair.is_some()
     }
 
     /// Whether the run only reports and changes nothing.
@@ -325,6 +341,7 @@ pub fn command() -> clap::Command {
         "recover",
         "rollback",
         "verify",
+        "repair",
     ];
     Arguments::command().group(clap::ArgGroup::new("job").args(jobs).multiple(false))
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::fetch::Side;
 use crate::host::Drift;
-use crate::update::{Report, UpdateError, UpdateOutcome, UpdateRequest, VerifiedTree};
+use crate::update::{Report, SyncMode, UpdateError, UpdateOutcome, UpdateRequest, VerifiedTree};
 
 /// Result of the program; the help lists the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Exit {
 
         if is_compared && !report.left_out.is_empty() {
             Exit::LeftOut
-        } else if is_compared && has_drift && request.drift == Drift::Report {
+        } else if is_compared && has_drift && reports_drift(request) {
             Exit::Deviates
         } else {
             Exit::Done
@@ -111,6 +111,11 @@ impl Exit {
     pub fn from_verification(verification: &VerifiedTree) -> Self {
         if verification.deviations.is_empty() { Exit::Done } else { Exit::Deviates }
     }
+}
+
+/// Whether deviations that remain have a code of their own: a repair was to leave none.
+fn reports_drift(request: &UpdateRequest) -> bool {
+    request.drift == Drift::Report || matches!(request.mode, SyncMode::Repair(_))
 }
 
 impl From<Exit> for ExitCode {

@@ -45,7 +45,7 @@ impl ClientJob<'_> {
         }
 
         let start = Instant::now();
-        if !request.dry_run {
+        if !request.dry_run && arguments.repair.is_none() {
             autoinstall::remove_leftovers(&request.root, meter);
         }
         let result = update::run(&request, meter);
@@ -139,7 +139,7 @@ impl ClientJob<'_> {
     }
 
     fn wait_for_splay(&self) -> Result<(), UpdateError> {
-        if self.arguments.dry_run {
+        if self.arguments.dry_run || self.arguments.repair.is_some() {
             return Ok(());
         }
         splay::wait(&self.arguments.root, self.settings.splay, self.meter)

@@ -26,10 +26,20 @@ pub fn confirm(question: &str) -> Result<(), UpdateError> {
 pub fn update_question(request: &UpdateRequest) -> String {
     let overrides: String =
         request.overrides.iter().map(|name| format!(", override {name}")).collect();
+    if let SyncMode::Repair(scope) = &request.mode {
+        let paths: Vec<String> = scope.paths.iter().map(|path| path.to_string()).collect();
+        let root = request.root.display();
+        let tree = if paths.is_empty() {
+            root.to_string()
+        } else {
+            format!("{} of {root}", paths.join(", "))
+        };
+        return format!("repair {tree} to the recorded generation of image {}", request.image);
+    }
     let source = match (&request.mode, &request.rsync) {
         (SyncMode::Diffs(repo), _) => repo.to_string(),
         (SyncMode::Rsync(_), Some(server)) => server.to_string(),
-        (SyncMode::Rsync(_), None) => String::new(),
+        (SyncMode::Rsync(_) | SyncMode::Repair(_), _) => String::new(),
     };
     let root = request.root.display();
     let tree = match &request.mode {

@@ -16,9 +16,9 @@ use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
-    self, Assigned, AssignmentSource, ClusterRequest, ExplainRequest, RepositorySource,
-    RollbackRequest, RsyncScope, SyncMode, TrustSettings, UpdateError, UpdateRequest,
-    VerifyRequest,
+    self, Assigned, AssignmentSource, ClusterRequest, ExplainRequest, RepairScope,
+    RepositorySource, RollbackRequest, RsyncScope, SyncMode, TrustSettings, UpdateError,
+    UpdateRequest, VerifyRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -81,6 +81,9 @@ pub fn find_assignment(
     tunnel: Option<&ServerTunnel>,
     monitor: &dyn Monitor,
 ) -> Result<Assigned, UpdateError> {
+    if arguments.repair.is_some() {
+        return update::recorded_assignment(&arguments.root);
+    }
     let overrides = settings.overrides.clone();
     if let Some(image) = settings.image.clone() {
         return Ok(Assigned { image, overrides, source: AssignmentSource::Configuration });
@@ -302,6 +305,13 @@ fn sync_mode(
     settings: &Settings,
     tunnel: Option<&ServerTunnel>,
 ) -> Result<SyncMode, UpdateError> {
+    if let Some(paths) = &arguments.repair {
+        let paths = paths.iter().map(|path| absolute("--repair", path));
+        return Ok(SyncMode::Repair(RepairScope {
+            paths: paths.collect::<Result<_, _>>()?,
+            repo: repo_url(settings, tunnel).map_err(|error| error.to_string()),
+        }));
+    }
     if arguments.diff || arguments.adopt {
         return Ok(SyncMode::Diffs(repo_url(settings, tunnel)?));
     }

@@ -61,7 +61,23 @@ pub(in crate::update) fn read_installed(
         }
     };
 
-    Ok(Some(Installed {
+    Ok(Some(into_installed(state, manifest, origin)))
+}
+
+/// Returns the generation that `state` records; `None` if its manifest is lost on this node.
+///
+/// Nothing is known of the repository, so that no diff can start at it.
+pub(in crate::update) fn read_stored(
+    run: &Run<'_>,
+    state: &State,
+) -> Result<Option<Installed>, UpdateError> {
+    let scope = if run.matches_state(state)? { RecordScope::Same } else { RecordScope::Other };
+    let stored = state::load_manifest(&run.session.root, state.generation)?;
+    Ok(stored.map(|manifest| into_installed(state, manifest, Origin::Unlisted(scope))))
+}
+
+fn into_installed(state: &State, manifest: Manifest, origin: Origin) -> Installed {
+    Installed {
         composed: overrides::compose_recorded(manifest.clone(), state),
         overrides: state.overrides.clone(),
         manifest,
@@ -71,7 +87,7 @@ pub(in crate::update) fn read_installed(
         serial: state.serial,
         kernel: state.kernel.clone(),
         origin,
-    }))
+    }
 }
 
 /// Records an adopted generation with its deviations, so that the next run need not adopt again.

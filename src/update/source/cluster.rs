@@ -5,7 +5,7 @@
 //! needs no publish.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::apply::Untouched;
 use crate::apply::session::Session;
@@ -19,7 +19,7 @@ use crate::root::{Root, RootError};
 use crate::state::{self, LoadedState};
 use crate::tree_path::TreePath;
 use crate::update::error::{
-    ClusterFault, FreshnessError, TrustError, UnsignedRoute, UpdateError, UsageError,
+    ClusterFault, FreshnessError, Refusal, TrustError, UnsignedRoute, UpdateError, UsageError,
 };
 use crate::update::notice::KeptAssignment;
 use crate::update::recover::{open_for_dry_run, open_session};
@@ -181,6 +181,20 @@ fn assign_as_recorded(
         AssignmentSource::RecordToRepair { cluster: published.signed, not_fresh }
     };
     Ok(Assigned { image: state.image, overrides, source })
+}
+
+/// Image and overrides of the record, for a run that installs no other generation.
+pub fn recorded_assignment(root: &Path) -> Result<Assigned, UpdateError> {
+    let root = Root::open(root).map_err(Untouched::from)?;
+    match state::load(&root).map_err(Untouched::from)? {
+        LoadedState::Valid(state) | LoadedState::FromCopy(state) => {
+            let overrides = state.overrides.into_iter().map(|record| record.name).collect();
+            Ok(Assigned { image: state.image, overrides, source: AssignmentSource::Record })
+        }
+        LoadedState::Missing | LoadedState::Rejected(_) => {
+            Err(Refusal::NothingToVerify { root: root.show(&TreePath::root()) }.into())
+        }
+    }
 }
 
 /// Fetches the file that the catalog names.

@@ -115,15 +115,7 @@ impl ContentSources<'_> {
 
         let overrides = self.overrides.iter().filter_map(OverrideLayer::published);
         for published in overrides.chain([self.published]) {
-            let mut text = None;
-            published.fetch_contents(run, &self.live, &[(digest, size)], &mut |_, content| {
-                let mut bytes = Vec::new();
-                content.take(size + 1).read_to_end(&mut bytes)?;
-                if Digest::of(&bytes) == digest {
-                    text = Some(bytes);
-                }
-                Ok(())
-            })?;
+            let text = published.read_content(run, &self.live, (digest, size))?;
             if text.is_some() {
                 return Ok(text);
             }

@@ -29,6 +29,8 @@ pub(in crate::update) enum LayerSource {
     Published(Box<PublishedImage>),
     /// Received under the filter of the run.
     Received(Box<Received>),
+    /// Only the record of the node; a repair looks for contents itself.
+    Recorded,
 }
 
 impl OverrideLayer {
@@ -52,7 +54,7 @@ impl OverrideLayer {
     pub fn published(&self) -> Option<&PublishedImage> {
         match &self.source {
             LayerSource::Published(published) => Some(published),
-            LayerSource::Received(_) => None,
+            LayerSource::Received(_) | LayerSource::Recorded => None,
         }
     }
 }

@@ -69,6 +69,25 @@ impl PublishedImage {
         }
     }
 
+    /// Reads a content of a digest and a size; `None` if the repository does not have it.
+    pub fn read_content(
+        &self,
+        run: &Run<'_>,
+        live: &LiveSource,
+        (digest, size): (Digest, u64),
+    ) -> Result<Option<Vec<u8>>, UpdateError> {
+        let mut found = None;
+        self.fetch_contents(run, live, &[(digest, size)], &mut |_, content| {
+            let mut bytes = Vec::new();
+            content.take(size + 1).read_to_end(&mut bytes)?;
+            if Digest::of(&bytes) == digest {
+                found = Some(bytes);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Estimates the bytes that [`fetch_contents`](Self::fetch_contents) transfers.
     ///
     /// Ranges of the files in `downloaded` cost nothing, because the run has them by then.

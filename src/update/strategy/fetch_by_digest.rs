@@ -45,6 +45,7 @@ pub(super) fn fill_missing(
                 let wanted = wanted_of(stage, &layer.manifest);
                 fetch_wanted(run, stage, live, published, &wanted)?;
             }
+            LayerSource::Recorded => {}
         }
     }
     let wanted: Vec<(Digest, u64)> = stage.missing_contents().into_iter().collect();
@@ -125,7 +126,7 @@ fn wanted_of(stage: &Stage<'_>, manifest: &Manifest) -> Vec<(Digest, u64)> {
 }
 
 /// Fetches `wanted` into the stage, as far as the repository has it.
-fn fetch_wanted(
+pub(super) fn fetch_wanted(
     run: &Run<'_>,
     stage: &Stage<'_>,
     live: &LiveSource<'_>,

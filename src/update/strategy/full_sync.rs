@@ -117,7 +117,7 @@ fn fill(
         return Ok(());
     }
     let Some(server) = &run.request.rsync else { return Err(NoFullSync::NoServer.into()) };
-    receive(update, stage, server)?;
+    receive_missing(run, stage, server)?;
 
     // Paths of overrides are in no module of the image, and rsync does not send excluded seed files.
     // So neither says anything about the image.
@@ -134,15 +134,14 @@ fn fill(
 }
 
 /// Receives the image by rsync and moves the needed contents into the stage.
-fn receive(
-    update: &HeadUpdate<'_>,
+pub(super) fn receive_missing(
+    run: &Run<'_>,
     stage: &Stage<'_>,
     server: &Server,
 ) -> Result<(), TransactionError> {
-    let run = update.run();
     let directory = match &run.request.mode {
         SyncMode::Rsync(scope) => scope.directory.clone(),
-        SyncMode::Diffs(_) => TreePath::root(),
+        SyncMode::Diffs(_) | SyncMode::Repair(_) => TreePath::root(),
     };
     let module = Module {
         server,

@@ -13,6 +13,7 @@ mod head_update;
 mod pinned_head;
 mod recorded_generation;
 mod repair;
+mod repair_paths;
 mod rsync_only;
 mod signed_sync;
 
@@ -26,11 +27,12 @@ use crate::image::Layer;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
 use crate::state::seen::SeenHeads;
 use crate::state::{SeenCatalog, State};
-use crate::update::error::{TrustError, UnsignedRoute, UpdateError, UsageError};
+use crate::tree_path::TreePath;
+use crate::update::error::{Refusal, TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
 use crate::update::notice::{TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
-use crate::update::request::{Excludes, RsyncScope};
+use crate::update::request::{Excludes, RepairScope, RsyncScope};
 use crate::update::run::Run;
 use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides;
@@ -42,6 +44,7 @@ use crate::update::transaction::{PublishRef, UpdateTransaction};
 use head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
 use pinned_head::check_pinned;
 use recorded_generation::RecordedGeneration;
+use repair_paths::PathRepair;
 use signed_sync::SignedSync;
 
 /// Updates the tree to the head of the catalog in the repository `repo`.
@@ -107,6 +110,18 @@ pub(super) fn run_sync(run: &Run<'_>, scope: &RsyncScope) -> Result<Report, Upda
     let state = state.as_ref();
     let sync = SignedSync { scope, repo, published: &published, state };
     let result = install_head(run, |run| sync.run(run));
+    tidy_spool(run, &result);
+    result
+}
+
+/// Repairs the tree, or some of its paths, to the recorded generation.
+pub(super) fn run_repair(run: &Run<'_>, scope: &RepairScope) -> Result<Report, UpdateError> {
+    let Some(state) = recorded::load_state(run)? else {
+        let root = run.session.root.show(&TreePath::root());
+        return Err(Refusal::NothingToVerify { root }.into());
+    };
+    let repair = PathRepair::new(scope, &state);
+    let result = install_head(run, |run| repair.run(run));
     tidy_spool(run, &result);
     result
 }

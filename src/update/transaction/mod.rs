@@ -9,6 +9,7 @@ pub(super) mod kernel_paths;
 pub(super) mod left_kernel;
 mod mounts;
 pub(super) mod provisions;
+pub(super) mod selection;
 pub(super) mod target;
 mod user_mounts;
 pub(super) mod user_refusals;
@@ -115,6 +116,15 @@ impl<'a> UpdateTransaction<'a> {
         let run = self.run;
         let root = &run.session.root;
         let mut live = match (&target.installed, target.policy.check_level) {
+            _ if target.is_partial() => {
+                let tracked = target.tracked.entries().iter().map(|entry| &entry.path);
+                let compared = tracked.chain(target.keys.compared());
+                let mut paths: Vec<TreePath> =
+                    compared.filter(|path| target.selects(path)).cloned().collect();
+                paths.sort_unstable();
+                paths.dedup();
+                LiveTree::stat_paths(root, &paths).map_err(Untouched::from)?
+            }
             (Some(installed), CheckLevel::Touched) => {
                 let deviating = self
                     .installed
@@ -433,7 +443,10 @@ impl<'a> UpdateTransaction<'a> {
         for (path, reason) in &plan.deviations {
             state.record_deviation(path, reason.clone());
         }
-        Ok(state)
+        Ok(match &target.selection {
+            Some(selection) => selection.state_after(state, plan),
+            None => state,
+        })
     }
 
     fn retention_limits(&self, target: &Target) -> RetentionLimits {

@@ -15,12 +15,14 @@ use crate::update::error::UpdateError;
 use crate::update::installed::Installed;
 use crate::update::installed::recorded::compress_manifest;
 use crate::update::notice::Route;
+use crate::update::report::Report;
 use crate::update::run::{Run, SupportedPart};
 use crate::update::source::overrides::{self, LayerSource, OverrideLayer};
 use crate::update::transaction::image_keys::{ImageAge, ImageKeys};
 use crate::update::transaction::kernel_paths::kept_kernel_paths;
 use crate::update::transaction::mounts;
 use crate::update::transaction::provisions::list_provisions;
+use crate::update::transaction::selection::Selection;
 
 /// The tree that a transaction produces.
 pub(in crate::update) struct Target {
@@ -51,6 +53,8 @@ pub(in crate::update) struct Target {
     pub delivery: Delivery,
     /// Number of removed paths whose content is reused elsewhere; not counted as deletions.
     pub renamed: usize,
+    /// Part of the tree that a repair may change.
+    pub selection: Option<Selection>,
     /// Strategy and reason.
     pub route: Route,
     /// Compressed manifest for the state directory, once somebody needed it.
@@ -105,6 +109,7 @@ impl Target {
             known_digests: HashMap::new(),
             delivery: Delivery::Archives,
             renamed: 0,
+            selection: None,
             route,
             compressed: OnceLock::new(),
         })
@@ -119,6 +124,40 @@ impl Target {
             self.unsupported.extend(keys.kept.clone());
         }
         Ok(Target { keys, ..self })
+    }
+
+    /// Restricts a target that is the recorded tree to the paths of a repair.
+    pub fn with_selection(mut self, selection: Selection) -> Self {
+        if selection.is_partial() {
+            self.unsupported.retain(|path, _| selection.contains(path));
+            self.provisions.retain(|entry| selection.contains(&entry.path));
+            self.keys.tracked.retain(|path| selection.contains(path));
+            self.keys.surplus.retain(|path| selection.contains(path));
+            // They wait for the next boot or for an update.
+            self.kernel_paths.clear();
+        }
+        Target { selection: Some(selection), ..self }
+    }
+
+    /// Whether only some paths may be changed.
+    pub fn is_partial(&self) -> bool {
+        self.selection.as_ref().is_some_and(Selection::is_partial)
+    }
+
+    /// Whether the run may change `path`.
+    pub fn selects(&self, path: &TreePath) -> bool {
+        self.selection.as_ref().is_none_or(|selection| selection.contains(path))
+    }
+
+    /// Removes deviations outside the selection, which the state still has.
+    pub fn restrict_report(&self, report: &mut Report) {
+        let Some(selection) = self.selection.as_ref().filter(|selection| selection.is_partial())
+        else {
+            return;
+        };
+        report.deviations.retain(|path, _| selection.contains_text(path));
+        report.left_out.retain(|path| selection.contains_text(path));
+        report.kernel_deviations = 0;
     }
 
     /// Returns the larger number of entries, as the base of a deletion budget in percent.

@@ -10,15 +10,16 @@ use crate::apply::filesystem::link_limits::LinkLimits;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::{ItemizedLine, hardlinks, itemize};
 use crate::apply::session::Session;
-use crate::entry::{Entry, EntryKind, Node};
+use crate::entry::{Entry, Node};
 use crate::filter::Filter;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::Stat;
 use crate::scan::{LiveObject, ScanError, read_tracked};
 use crate::tree_path::TreePath;
-use crate::update::error::{Untracked, UpdateError, UsageError};
+use crate::update::error::UpdateError;
 use crate::update::run::{SupportedPart, supported_part};
+use crate::update::transaction::selection::refuse_untracked;
 use crate::update::verify::VerifyRequest;
 
 /// A live tree, and the rules by which it is compared.
@@ -99,9 +100,13 @@ impl<'a> Subject<'a> {
         let mut entries: Vec<&Entry> = tracked.entries().iter().chain(stale).collect();
         entries.retain(|entry| self.selects(&entry.path));
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        self.check_selection(composed, &entries)?;
-
         let root = &self.session.root;
+        refuse_untracked(root, self.filter, &self.request.paths, |top| {
+            let is_tracked = |path: &TreePath| path == top || path.is_below(top);
+            entries.iter().any(|entry| is_tracked(&entry.path))
+                || unsupported.keys().any(is_tracked)
+        })?;
+
         let paths: Vec<&TreePath> = entries.iter().map(|entry| &entry.path).collect();
         let mut objects = read_tracked(root, &paths, self.monitor).map_err(scan_error)?;
         set_groups(&mut objects);
@@ -128,27 +133,6 @@ impl<'a> Subject<'a> {
         deviating.sort_by(|a, b| a.path.cmp(&b.path));
 
         Ok(TreeComparison { deviating, compared: entries.len() })
-    }
-
-    /// Refuses a path at and below which nothing is tracked: it may be mistyped.
-    fn check_selection(&self, composed: &Manifest, entries: &[&Entry]) -> Result<(), UpdateError> {
-        let root = &self.session.root;
-        for top in &self.request.paths {
-            let is_tracked = |entry: &&Entry| entry.path == *top || entry.path.is_below(top);
-            if entries.iter().any(is_tracked) {
-                continue;
-            }
-            let stat = root.stat(top).map_err(Untouched::from)?;
-            let kind = composed.get(top).map(Entry::kind);
-            let kind = kind.or(stat.map(|stat| stat.kind.entry_kind()));
-            let reason = match self.filter.excludes(top, kind.unwrap_or(EntryKind::Other)) {
-                Some(reason) => Untracked::Excluded(reason.to_string()),
-                None if stat.is_some() => Untracked::Local,
-                None => Untracked::Absent,
-            };
-            return Err(UsageError::NotTracked { path: top.clone(), reason }.into());
-        }
-        Ok(())
     }
 
     /// Compares one entry with its object, except for hard links.

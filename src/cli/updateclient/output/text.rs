@@ -15,7 +15,7 @@ use crate::generation::GenerationId;
 use crate::host::RestartMethod;
 use crate::image::ImageName;
 use crate::report::units::{Count, Size, milliseconds, seconds};
-use crate::update::{ByDigest, Report, RolledBack, UpdateOutcome, UpdateRequest};
+use crate::update::{ByDigest, Report, RolledBack, SyncMode, UpdateOutcome, UpdateRequest};
 
 /// Number of deviations that are listed; `--status` and `--json` list all.
 const MAX_LISTED: usize = 20;
@@ -89,6 +89,10 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
     let UpdateResult { report, request, fetched, duration, .. } = result;
     let target = target(request, report);
 
+    let verbs = match request.mode {
+        SyncMode::Repair(_) => ("repair", "repaired"),
+        _ => ("update to", "updated to"),
+    };
     let mut parts = Vec::new();
     let mut summary = match report.outcome {
         UpdateOutcome::UpToDate => up_to_date(request, report),
@@ -103,7 +107,7 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
                 let contents = Count::new(contents, "content", "contents");
                 format!("about {} more to fetch for {contents} by digest", Size(bytes))
             }));
-            format!("would update to {target}: {}", report.description)
+            format!("would {} {target}: {}", verbs.0, report.description)
         }
         UpdateOutcome::Updated => {
             parts.push(format!("{} changed", paths(report.items.len())));
@@ -111,7 +115,7 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
                 parts.push(format!("{} fetched", Size(*fetched)));
             }
             parts.push(format!("{} written", Size(report.bytes)));
-            format!("updated to {target}")
+            format!("{} {target}", verbs.1)
         }
     };
     if let Some(switch_time) = report.switch_time {
@@ -141,6 +145,9 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
 
 fn up_to_date(request: &UpdateRequest, report: &Report) -> String {
     let publish = publish(report.generation, report.serial);
+    if let (SyncMode::Repair(_), Some(publish)) = (&request.mode, &publish) {
+        return format!("nothing to repair in {} {publish}", image(request));
+    }
     if !report.left_out.is_empty() {
         let publish = publish.map(|publish| format!(": {publish}")).unwrap_or_default();
         return format!("{} is up to date except for paths of users{publish}", image(request));

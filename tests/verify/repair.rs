@@ -1,0 +1,218 @@
+//! `--repair`: paths are put back to the recorded generation, in one transaction.
+
+use super::*;
+use crate::common::fingerprint::Fingerprint;
+use crate::common::judge;
+
+/// Repairs the node of the site.
+fn repair(site: &Site, more: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.arg("--repair").args(more).arg("--root").arg(site.node()).stdin(Stdio::null());
+    command.args(["--exclude-file", "/dev/null", "--yes"]);
+    if !more.contains(&"--repo") {
+        command.args(["--repo", &site.repo_url]);
+    }
+    if let Some(port) = site.rsync_port() {
+        command.args(["--server", "127.0.0.1", "--rsync-port", &port.to_string()]);
+    }
+    Run::from_output(command.output().expect("si_updateclient runs"))
+}
+
+/// Damages every kind of entry of [`kinds`], each by the change of another test.
+fn damage(top: &Path) {
+    for (name, change, _) in CHANGES {
+        // The others change the same paths.
+        let first = ["content", "mode", "owner", "group", "mtime", "capability", "ACL"];
+        let second = ["missing directory", "device number", "broken hard link"];
+        if first.contains(&name) || second.contains(&name) {
+            change(top);
+        }
+    }
+}
+
+#[test]
+fn whole_tree_becomes_recorded_generation_again() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&kinds());
+    trees::write_text(&site.node().join("etc/local"), "a file of the node");
+    damage(&site.node());
+    verify(&site, &[]).ended(10, &["deviations"]);
+
+    repair(&site, &[]).ended(0, &["repaired node serial 1"]);
+
+    verify(&site, &[]).ended(0, &["equal to node"]);
+    judge::same_except_untracked(&site.image(), &site.node(), &[]);
+    assert!(site.node().join("etc/local").exists());
+    repair(&site, &[]).ended(0, &["nothing to repair in node serial 1"]);
+}
+
+#[test]
+fn repair_of_one_path_leaves_all_others_as_they_are() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&kinds());
+    damage(&site.node());
+    trees::write_text(&site.node().join("etc/local"), "a file of the node");
+    let before = Fingerprint::read(&site.node());
+
+    repair(&site, &["/etc/passwd"]).ended(0, &["repaired node", "1 path changed"]);
+
+    let after = Fingerprint::read(&site.node());
+    let differences = before.differences(&after);
+    assert_eq!(differences.len(), 1, "{differences:#?}");
+    assert!(differences[0].contains("etc/passwd"), "{differences:#?}");
+    verify(&site, &["/etc/passwd"]).ended(0, &["equal to node"]);
+    verify(&site, &["/usr"]).ended(10, &["/usr/bin/su"]);
+}
+
+#[test]
+fn repair_keeps_recorded_deviations_of_other_paths() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system());
+    let node = site.node();
+    fs::write(node.join("etc/passwd"), "edited").expect("writes");
+    fs::write(node.join("etc/hostname"), "edited").expect("writes");
+    site.update(&["--check", "content", "--drift", "report"]).ended(10, &[]);
+
+    repair(&site, &["/etc/passwd"]).ended(0, &[]);
+
+    let status = site.status();
+    assert!(status.contains("/etc/hostname: content"), "{status}");
+    assert!(!status.contains("/etc/passwd"), "{status}");
+}
+
+#[test]
+fn content_of_the_tree_is_enough_without_network() {
+    require!(ROOT_AND_RSYNC);
+
+    let mut tree = trees::system();
+    trees::put(&mut tree, "usr/share/copy", Item::file("a tool"));
+    let site = Site::at(&tree);
+    let node = site.node();
+    let offline = ["--repo", "http://127.0.0.1:9/"];
+    let config = node.join("etc/systemimager/updateclient.toml");
+    trees::write_text(&config, "[download]\nattempts = 1\n");
+    fs::remove_file(node.join("usr/bin/tool")).expect("removes");
+    set_mode(&node.join("etc/passwd"), 0o600);
+
+    repair(&site, &offline).ended(0, &["repaired node"]);
+
+    verify(&site, &[]).ended(0, &["equal to node"]);
+    // No other path has this content.
+    fs::write(node.join("etc/passwd"), "edited").expect("writes");
+    let before = inodes(&node.join("etc"));
+    repair(&site, &offline).ended(4, &["127.0.0.1:9", "nothing was changed"]);
+    assert_eq!(inodes(&node.join("etc")), before);
+}
+
+#[test]
+fn newer_head_is_not_installed_by_repair() {
+    require!(ROOT_AND_RSYNC);
+
+    let first = trees::with_parents(trees::system());
+    let site = Site::at(&first);
+    site.publish(&with_file(&first, "etc/passwd", "newer"));
+    fs::write(site.node().join("etc/passwd"), "edited").expect("writes");
+
+    repair(&site, &[]).ended(0, &["repaired node serial 1"]);
+
+    assert_eq!(common::read(&site.node().join("etc/passwd")), "root:x:0:0::/root:/bin/sh\n");
+    assert!(site.status().contains("serial:      1"));
+    // The next update still leads to the head.
+    site.updated(&[]);
+    site.same();
+}
+
+#[test]
+fn rsync_supplies_what_the_repository_lacks() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system()).with_rsync();
+    fs::write(site.node().join("etc/passwd"), "edited").expect("writes");
+    fs::remove_dir_all(site.repo().join("node/content")).expect("removes the content index");
+
+    repair(&site, &["/etc"]).ended(0, &["repaired node"]);
+
+    site.same();
+    // Nobody has the content any more.
+    fs::write(site.node().join("etc/passwd"), "edited").expect("writes");
+    fs::write(site.image().join("etc/passwd"), "another image").expect("writes");
+    repair(&site, &["/etc"]).ended(8, &["/etc/passwd", "nothing was changed"]);
+}
+
+#[test]
+fn every_name_of_a_hard_link_group_is_repaired() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&kinds());
+    fs::write(site.node().join("usr/lib/a"), "edited through one of three names").expect("writes");
+
+    repair(&site, &["/opt/c"]).ended(0, &["3 paths changed"]);
+
+    verify(&site, &[]).ended(0, &["equal to node"]);
+}
+
+#[test]
+fn refused_repairs_change_nothing() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system());
+    fs::remove_dir_all(site.node().join("usr/lib/app")).expect("removes");
+    fs::write(site.node().join("etc/local"), "local").expect("writes");
+    let before = Fingerprint::read(&site.node());
+
+    repair(&site, &["/usr/lib/app/one.py"]).ended(5, &["/usr/lib/app above it is missing"]);
+    repair(&site, &["/etc/local"]).ended(2, &["it belongs to the node"]);
+    repair(&site, &["--dry-run"]).ended(0, &["would repair node", "cd+++++++++ /usr/lib/app/"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--repair", "--repo", &site.repo_url, "--root"]).arg(site.node());
+    let run = Run::from_output(command.stdin(Stdio::null()).output().expect("runs"));
+    run.ended(2, &["refusing to repair", "--yes"]);
+
+    assert_eq!(before.differences(&Fingerprint::read(&site.node())), Vec::<String>::new());
+}
+
+#[test]
+fn rollback_still_undoes_last_update_after_repair() {
+    require!(ROOT_AND_RSYNC);
+
+    let first = trees::with_parents(trees::system());
+    let site = Site::at(&first);
+    let before = site.dir.path().join("before");
+    copy_tree(&site.node(), &before);
+    site.publish(&with_file(&first, "etc/hostname", "silver\n"));
+    site.updated(&[]);
+    fs::write(site.node().join("etc/passwd"), "edited").expect("writes");
+
+    repair(&site, &["/etc"]).ended(0, &["1 path changed"]);
+
+    site.rollback(&[]).ended(0, &["rolled back to serial 1"]);
+    judge::same(&before, &site.node(), &[]);
+}
+
+#[test]
+fn damaged_exclude_file_does_not_expose_files_of_the_node() {
+    require!(ROOT_AND_RSYNC);
+
+    let mut tree = trees::system();
+    let excludes = "etc/systemimager/updateclient.local.exclude";
+    trees::put(&mut tree, excludes, Item::file("/etc/hostname\n"));
+    let site = Site::new();
+    site.publish(&tree);
+    site.install_node();
+    let adopt = site.command_with_node_excludes().arg("--adopt").output().expect("runs");
+    Run::from_output(adopt).ended(0, &[]);
+    let node = site.node();
+    fs::write(node.join("etc/hostname"), "of the node").expect("writes");
+    fs::write(node.join("etc/passwd"), "edited").expect("writes");
+    fs::write(node.join(excludes), "").expect("writes");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--repair", "--yes", "--repo", &site.repo_url, "--root"]).arg(&node);
+    Run::from_output(command.output().expect("runs")).ended(0, &["2 paths changed"]);
+
+    assert_eq!(common::read(&node.join("etc/hostname")), "of the node");
+    assert_eq!(common::read(&node.join(excludes)), "/etc/hostname\n");
+}
