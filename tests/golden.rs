@@ -17,9 +17,9 @@ use common::{ROOT_AND_RSYNC, require};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const SERVER: &str = env!("CARGO_BIN_EXE_si_tardiff");
-const SUBCOMMANDS: [&str; 11] = [
-    "build", "publish", "show", "manifest", "list", "verify", "prune", "serve", "keygen", "sign",
-    "refresh",
+const SUBCOMMANDS: [&str; 12] = [
+    "build", "publish", "show", "manifest", "proof", "list", "verify", "prune", "serve", "keygen",
+    "sign", "refresh",
 ];
 
 /// Runs a program without a terminal, at a fixed width of its help.

@@ -167,6 +167,8 @@ word_enum! {
         #[default]
         Repair = "repair",
         Report = "report",
+        /// As `repair`, after a copy of each edited file.
+        SaveAside = "save-aside",
     }
 }
 

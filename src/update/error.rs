@@ -373,6 +373,11 @@ pub enum Refusal {
          repair {parent}"
     )]
     NoParent { path: TreePath, parent: TreePath },
+    #[error(
+        "cannot save the edited {path}: {limit} versions of it are saved already; remove old ones from \
+         /var/lib/systemimager/client/saved"
+    )]
+    TooManySaved { path: TreePath, limit: u32 },
     #[error("cannot repair this tree: the record of override {name} is damaged; update it")]
     OverrideLost { name: ImageName },
     #[error(

@@ -149,6 +149,16 @@ pub(super) enum TransactionNotice<'a> {
     Rebooting,
 }
 
+/// Copy of a file that was edited on the node, before it is replaced.
+pub(super) enum DriftCopy<'a> {
+    Saved {
+        path: &'a TreePath,
+        place: &'a TreePath,
+    },
+    /// The file cannot be read.
+    NotSaved(RootError),
+}
+
 /// State of a tree after its interrupted transaction was completed.
 pub(super) struct RecoveredTree {
     pub root: String,
@@ -384,6 +394,17 @@ impl fmt::Display for TransactionNotice<'_> {
                 write!(f, "removed {paths} paths that were kept for kernel {release}")
             }
             N::Rebooting => f.write_str("rebooting"),
+        }
+    }
+}
+
+impl fmt::Display for DriftCopy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DriftCopy::Saved { path, place } => write!(f, "saved the edited {path} as {place}"),
+            DriftCopy::NotSaved(error) => {
+                write!(f, "{error}; if it was edited, it is replaced without a saved copy")
+            }
         }
     }
 }

@@ -2,7 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod proof;
 mod repair;
+mod saved;
 mod sides;
 
 use std::fs;

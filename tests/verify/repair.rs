@@ -5,7 +5,7 @@ use crate::common::fingerprint::Fingerprint;
 use crate::common::judge;
 
 /// Repairs the node of the site.
-fn repair(site: &Site, more: &[&str]) -> Run {
+pub fn repair(site: &Site, more: &[&str]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     command.arg("--repair").args(more).arg("--root").arg(site.node()).stdin(Stdio::null());
     command.args(["--exclude-file", "/dev/null", "--yes"]);
@@ -122,6 +122,21 @@ fn newer_head_is_not_installed_by_repair() {
     assert!(site.status().contains("serial:      1"));
     // The next update still leads to the head.
     site.updated(&[]);
+    site.same();
+}
+
+#[test]
+fn expired_head_does_not_shut_repair_out() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system());
+    site.publish_image(&["--expires", "1s"]);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    fs::write(site.node().join("etc/passwd"), "edited").expect("writes");
+    site.update(&[]).ended(3, &["expired"]);
+
+    repair(&site, &["/etc"]).ended(0, &["1 path changed"]);
+
     site.same();
 }
 

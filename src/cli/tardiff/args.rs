@@ -48,6 +48,8 @@ pub enum TardiffCommand {
     Show(ShowArgs),
     /// Write a manifest for `mtree -f`, which checks a node without this program
     Manifest(ManifestArgs),
+    /// Print the proof digest of a node that has a generation, as its --verify prints it
+    Proof(ProofArgs),
     /// List generations and archives of a repository
     List(OptionalLayerArgs),
     /// Verify a repository: each size, digest, content and chain
@@ -333,6 +335,28 @@ pub struct ManifestArgs {
     /// Its SHA-256 is the id of the generation.
     #[arg(long)]
     pub canonical: bool,
+}
+
+/// Arguments of `proof`.
+#[derive(Debug, Args)]
+pub struct ProofArgs {
+    /// Name of the image
+    #[arg(long, value_name = "NAME")]
+    pub image: ImageName,
+    /// Override that the node has, in its order; with =GENERATION an older one than the newest
+    #[arg(long, value_name = "NAME[=GENERATION]")]
+    pub r#override: Vec<String>,
+    /// Serial, or beginning of the id, of the generation [default: the newest]
+    #[arg(long, value_name = "GENERATION")]
+    pub generation: Option<String>,
+    /// Exclude file of the node [default: nothing is excluded]
+    #[arg(long, value_name = "FILE", conflicts_with = "default_excludes")]
+    pub exclude_file: Option<PathBuf>,
+    /// Exclude what a node without an exclude file excludes
+    #[arg(long)]
+    pub default_excludes: bool,
+    #[command(flatten)]
+    pub repo: RepoArgs,
 }
 
 /// Arguments of `prune`.

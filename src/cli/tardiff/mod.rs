@@ -15,8 +15,9 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 
 use self::args::{
-    BuildArgs, CompressionArg, GenerationArgs, KeyArgs, KeygenArgs, OptionalLayerArgs, PruneArgs,
-    PublishArgs, RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand, VerifyArgs,
+    BuildArgs, CompressionArg, GenerationArgs, KeyArgs, KeygenArgs, OptionalLayerArgs, ProofArgs,
+    PruneArgs, PublishArgs, RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand,
+    VerifyArgs,
 };
 use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
@@ -24,7 +25,9 @@ use super::console::{self, Output};
 use super::terminal::{Terminal, Verbosity};
 use crate::catalog::Head;
 use crate::diff_archive::{FrameCompression, WriteOptions};
-use crate::host::DEFAULT_MAX_HEAD_AGE;
+use crate::digest::Digest;
+use crate::filter::Filter;
+use crate::host::{DEFAULT_EXCLUDES, DEFAULT_MAX_HEAD_AGE, MAX_FILE, named_file};
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::process::surroundings;
@@ -112,6 +115,10 @@ impl TardiffRun<'_> {
                 } else {
                     manifest.export_mtree(self.out.raw())?;
                 }
+            }
+            TardiffCommand::Proof(typed) => {
+                let proof = proof(&typed)?;
+                writeln!(self.out, "{proof}")?;
             }
             TardiffCommand::List(typed) => {
                 return self.list(&typed);
@@ -377,14 +384,51 @@ impl TardiffRun<'_> {
         }
 
         let layer = which.subject.layer().ok_or(CommandError::NoLayer)?;
-        let store = Store::open(&which.repo.repo, &layer);
-        let catalog = store.catalog()?.ok_or(PublishError::NothingPublished(layer))?;
-        let publish = match &which.generation {
-            Some(word) => catalog.find_publish(word)?,
-            None => catalog.head(),
-        };
-        Ok(store.manifest(publish)?)
+        read_generation(&which.repo.repo, &layer, which.generation.as_deref())
     }
+}
+
+/// Reads the manifest of a generation; of the newest one without a `word` that names it.
+fn read_generation(repo: &Path, layer: &Layer, word: Option<&str>) -> anyhow::Result<Manifest> {
+    let store = Store::open(repo, layer);
+    let catalog = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
+    let publish = match word {
+        Some(word) => catalog.find_publish(word)?,
+        None => catalog.head(),
+    };
+    Ok(store.manifest(publish)?)
+}
+
+/// Computes the proof digest of a node that has a generation without deviations.
+fn proof(typed: &ProofArgs) -> anyhow::Result<Digest> {
+    let repo = &typed.repo.repo;
+    let image = Layer::Image(typed.image.clone());
+    let mut composed = read_generation(repo, &image, typed.generation.as_deref())?;
+    for word in &typed.r#override {
+        let (name, generation) = match word.split_once('=') {
+            Some((name, generation)) => (name, Some(generation)),
+            None => (word.as_str(), None),
+        };
+        let layer = Layer::Override(name.parse()?);
+        composed = composed.overlaid(&read_generation(repo, &layer, generation)?)?;
+    }
+
+    let (name, rules) = match &typed.exclude_file {
+        Some(file) => {
+            let read = named_file::read(file, MAX_FILE + 1);
+            let rules = read.map_err(|source| {
+                let path = file.clone();
+                CommandError::Unreadable { path, source }
+            })?;
+            (file.display().to_string(), rules)
+        }
+        None if typed.default_excludes => {
+            ("the built-in excludes".to_owned(), DEFAULT_EXCLUDES.into())
+        }
+        None => (String::new(), Vec::new()),
+    };
+    let filter = Filter::builder().exclude_file(&name, &rules)?.build();
+    Ok(filter.included_part(&composed).id().0)
 }
 
 /// Prints the failure of one of several layers.

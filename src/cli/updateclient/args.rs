@@ -140,8 +140,18 @@ pub struct Arguments {
         content: in every run, the digest of every file, and extended attributes"
     )]
     pub check: Option<Check>,
-    /// Action for tracked paths that were changed on the node: repair or report [default: repair]
-    #[arg(long, help_heading = UPDATE, value_name = "ACTION")]
+    /// Action for tracked paths that were changed on the node: repair, report or save-aside
+    /// [default: repair]
+    #[arg(
+        long,
+        help_heading = UPDATE,
+        value_name = "ACTION",
+        long_help = "Action for tracked paths that were changed on the node:\n\
+        repair: they become those of the image again (default);\n\
+        report: they stay, and are listed as deviations;\n\
+        save-aside: as repair, and each file whose content was changed is first copied to \
+        /var/lib/systemimager/client/saved"
+    )]
     pub drift: Option<Drift>,
     /// Exclude rules, in the format of rsync's --exclude-from; /dev/null for none
     #[arg(long, help_heading = UPDATE, value_name = "FILE")]

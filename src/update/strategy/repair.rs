@@ -64,7 +64,7 @@ pub(super) fn has_work(update: &HeadUpdate<'_>, installed: &Installed) -> bool {
         || request.purge_untracked;
 
     let differs = !installed.deviating.is_empty() || installed.overruled_record().is_some();
-    let repairs_adopted = installed.is_adopted() && request.drift == Drift::Repair && differs;
+    let repairs_adopted = installed.is_adopted() && request.drift != Drift::Report && differs;
 
     is_check_requested
         || repairs_adopted

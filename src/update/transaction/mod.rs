@@ -9,6 +9,7 @@ pub(super) mod kernel_paths;
 pub(super) mod left_kernel;
 mod mounts;
 pub(super) mod provisions;
+mod saved;
 pub(super) mod selection;
 pub(super) mod target;
 mod user_mounts;
@@ -27,7 +28,7 @@ use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
 use crate::full_sync::ReceiveDir;
 use crate::generation::GenerationId;
-use crate::host::KernelRetention;
+use crate::host::{Drift, KernelRetention};
 use crate::manifest::{Manifest, path_text};
 use crate::signature::MAX_KEY_FILE;
 use crate::state::{self, KernelPaths, SeenCatalog, State, pinned};
@@ -309,6 +310,9 @@ impl<'a> UpdateTransaction<'a> {
                 let read = stage.read_item(item, MAX_KEY_FILE as u64 + 1);
                 Ok(Some(read.map_err(UpdateError::from)?))
             })?;
+            if run.request.drift == Drift::SaveAside {
+                saved::save_drift(run, target, plan)?;
+            }
             let record = self.commit_record(target, plan)?;
             Ok((stage, record))
         })?;
