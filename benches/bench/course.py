@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 
-from . import proposal
+from . import proposal, verification
 from .daemons import Peak, rsync_daemon, web_server
 from .disk import Disk
 from .judge import judge
@@ -41,6 +41,9 @@ def measure_pair(results, name, options):
             except Failed as why:
                 known["failed"][f"the {link} link"] = str(why)
                 say(f"{name} the {link} link FAILED: {why}")
+        if options.verification:
+            verification.measure(pair, options, known, say)
+            results.save()
     finally:
         if pair:
             pair.disk.close()

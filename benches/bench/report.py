@@ -1,5 +1,6 @@
 """The tables, in Markdown."""
 
+from . import verification
 from .network import DIRECT, LINKS
 from .peers import PEERS
 from .results import build_total, median, update_middle
@@ -20,6 +21,8 @@ def report(results):
         parts += ["### Builds, from a cold page cache", builds(pair)]
         if pair["proposal"]:
             parts += ["### The original proposal's table", proposal(pair)]
+        if pair.get("verification"):
+            parts += ["### Reading a whole node, from a warm page cache", verifications(pair)]
         if pair["failed"]:
             parts += ["### Failed", failures(pair)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -221,6 +224,15 @@ def proposal(pair):
                 ]
             )
     return table(["'pack", "wall s", "times faster", "MB", "MiB"], rows)
+
+
+def verifications(pair):
+    base = median(pair["verification"].get(verification.SUMS), "wall")
+    rows = []
+    for row, turns in pair["verification"].items():
+        wall, memory = median(turns, "wall"), median(turns, "memory")
+        rows.append([row, number(wall), against(wall, base), number(memory, MIB)])
+    return table(["'command", "wall s", "to sha256sum", "MiB"], rows)
 
 
 def failures(pair):

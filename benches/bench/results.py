@@ -9,6 +9,7 @@
     judged      {peer: the differences after its update, or ""}
     failed      {peer: why}
     proposal    {row: [cost of each turn, with the `size` of the pack]}
+    verification    {row: [cost of each turn]}
 
 A cost has wall, sync, user, system (seconds) and memory (bytes); an update's also wire (bytes), server
 (seconds), server_memory (bytes) and mixed (milliseconds, or None).
@@ -40,7 +41,7 @@ class Results(dict):
             return cls(path, **json.load(file))
 
     def pair(self, name, **known):
-        empty = {"builds": {}, "updates": {}, "judged": {}, "failed": {}, "proposal": {}}
+        empty = {"builds": {}, "updates": {}, "judged": {}, "failed": {}, "proposal": {}, "verification": {}}
         return self["pairs"].setdefault(name, {**known, **empty})
 
 

@@ -2,6 +2,7 @@
 
 import typing
 
+from . import verification
 from .network import DIRECT, SLOW
 from .peers import OURS
 from .results import build_total, median, update_middle
@@ -66,6 +67,11 @@ def faster_than_ostree(pair):
     return quotient(delta, build_total(pair["builds"].get("ours-best"), "wall"))
 
 
+def verification_ratio(pair):
+    rows = pair.get("verification", {})
+    return quotient(median(rows.get(verification.OURS), "wall"), median(rows.get(verification.SUMS), "wall"))
+
+
 def node_memory(*peers):
     def most(pair):
         values = [update_middle(pair, DIRECT.name, peer, "memory") for peer in peers]
@@ -109,6 +115,7 @@ TARGETS = (
         {PATCH_DAY: 0.4, TINY: 0.35},
     ),
     Target("the same with `--check=touched`", update_ratio("wall", "ours-touched", "rsync", SLOW.name), {TINY: 0.1}),
+    Target("`--verify` to `sha256sum` on all processors, warm", verification_ratio, {PATCH_DAY: 1.1, TINY: 1.1}),
     Target(
         "server's CPU a node, web server to rsync daemon",
         update_ratio("server", "ours-normal", "rsync"),
