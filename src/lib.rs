@@ -112,6 +112,12 @@
 //!     bytes.
 //!     - `tests/formats.rs::samples_are_complete_and_unchanged`
 //!     - `tests/golden.rs::json_events_of_each_outcome_match_golden_files`
+//! 17. **Verification changes nothing, and a repair only what it selects.** The proof digest of a node
+//!     equals that of the repository if and only if no tracked path deviates.
+//!     - `tests/verify/main.rs::verification_changes_nothing_in_tree_and_state_directory`
+//!     - `tests/verify/main.rs::each_kind_of_deviation_is_found_and_changes_the_proof`
+//!     - `tests/verify/proof.rs::healthy_node_with_default_excludes_has_proof_of_repository`
+//!     - `tests/verify/repair.rs::repair_of_one_path_leaves_all_others_as_they_are`
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
