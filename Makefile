@@ -2,6 +2,7 @@
 # make static     programs that need no library, loader or device of the system, in target/static;
 #                 TARGET=aarch64-unknown-linux-gnu for other processors, in target/static-TARGET
 # make test       all checks of CI; installs missing tools
+# make test-static         static programs in an empty root directory; a part of the tests with them; minutes
 # make test-machines       one node in an emulator: boots, updates, goes back, loses power; 15 minutes
 # make test-machines-long  more nodes and more faults; hours
 # make torture    kills, power cuts and faults by the thousand; takes hours, see scripts/torture for less
@@ -35,7 +36,7 @@ REVISION ?= 1
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 DATED = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 
-.PHONY: all static test test-machines test-machines-long torture demo bench bench-growth deb rpm \
+.PHONY: all static test test-static test-machines test-machines-long torture demo bench bench-growth deb rpm \
     package-files test-packages dist man \
     install install-recovery install-rescue install-timer rescue install-server clean
 
@@ -52,6 +53,10 @@ static:
 test:
 	scripts/prerequisites test
 	scripts/check
+
+test-static: static
+	scripts/prerequisites test
+	scripts/test-static target/static
 
 # MACHINES: arguments, such as '--only timer,xfs' for the long form.
 MACHINES ?=

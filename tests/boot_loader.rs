@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::disk::{self, Disk};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, noise};
-use common::{Need, judge, require, run};
+use common::{Need, judge, require, run, updateclient};
 
 const NEEDED: [Need; 6] = [
     Need::Root,
@@ -262,7 +262,7 @@ fn killed_boot_flush_leaves_filesystem_thawed() {
     assert!(text.lines().any(|line| line.contains("FIFREEZE") && line.ends_with("= 0")), "{text}");
     assert!(node.writer().ends_within(Duration::from_secs(20)), "the writer is blocked: {text}");
 
-    let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let mut recover = Command::new(updateclient());
     recover.arg("--recover").arg("--root").arg(node.site.node());
 
     Run::from_output(recover.output().expect("runs")).ended(0, &["completing an update"]);

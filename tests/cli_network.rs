@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, free_port, require};
+use common::{ROOT_AND_RSYNC, free_port, require, tardiff, updateclient};
 
 /// A site whose node is one generation behind.
 fn site() -> Site {
@@ -132,7 +132,7 @@ fn link_local_address_with_zone_is_reached() {
     let site = site();
     let serve = format!(
         "{} serve --repo {} --listen '[::]:8080' >/dev/null 2>&1 &",
-        env!("CARGO_BIN_EXE_si_tardiff"),
+        tardiff().display(),
         site.repo().display()
     );
     let script = format!(
@@ -167,7 +167,7 @@ fn unencrypted_connections_are_refused_if_tls_is_required() {
         let run = Run::from_output(command(&site, &url).output().expect("runs"));
         run.ended(2, &["the connection is not encrypted, and require_tls is set"]);
     }
-    let mut by_rsync = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let mut by_rsync = Command::new(updateclient());
     by_rsync.args(["--yes", "--image", "node", "--server", "127.0.0.1", "--rsync-port"]);
     by_rsync.arg(site.rsync_port().expect("a daemon").to_string()).arg("--root").arg(site.node());
     let run = Run::from_output(by_rsync.output().expect("runs"));

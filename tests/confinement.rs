@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require, write_program};
+use common::{ROOT_AND_RSYNC, require, updateclient, write_program};
 
 /// Note of a run whose rsync was not confined.
 const NOTE: &str = "rsync ran with the rights of this program";
@@ -46,7 +46,7 @@ fn tree(motd: &str) -> Tree {
 
 /// The command of a run without diffs.
 fn by_rsync(site: &Site) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let mut command = Command::new(updateclient());
     command.args(["--yes", "--image", "node", "--server", "127.0.0.1", "--rsync-port"]);
     command.arg(site.rsync_port().expect("a daemon").to_string());
     command.args(["--exclude-file", "/dev/null", "--root"]).arg(site.node());

@@ -14,7 +14,7 @@ use std::time::Duration;
 use common::fault_server::FaultServer;
 use common::site::Site;
 use common::trees::{self, Item, Tree, noise};
-use common::{ROOT_AND_RSYNC, judge, require};
+use common::{ROOT_AND_RSYNC, judge, require, tardiff};
 use jiff::{SignedDuration, Timestamp};
 use systemimager::catalog::Head;
 
@@ -200,7 +200,7 @@ fn unpublished_generation_like_none_needs_full_sync() {
 }
 
 fn prune(site: &Site, keep: u32) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+    let mut command = std::process::Command::new(tardiff());
     command
         .args(["prune", "--image", "node", "--keep", &keep.to_string(), "--repo"])
         .arg(site.repo());
@@ -528,7 +528,7 @@ fn catalog_of_override_is_not_that_of_image() {
 
     let site = behind(Site::new().with_rsync(), 1);
     site.updated(&[]);
-    let mut tardiff = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+    let mut tardiff = Command::new(tardiff());
     tardiff.args(["publish", "--quiet", "--override", "node", "--overrides-dir"]);
     tardiff.arg(site.image().parent().expect("a parent")).arg("--repo").arg(site.repo());
     let _ = fs::remove_dir_all(site.image());

@@ -11,9 +11,8 @@ use std::process::{Command, Stdio};
 use common::fault_server::{Fault, FaultServer};
 use common::interrupted::{STRACE, behind, interrupt, interrupted_site};
 use common::site::{Run, Site};
-use common::{judge, machine, read, require, trees};
+use common::{judge, machine, read, require, trees, updateclient};
 
-const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// Paths of [`equip`], which the image lacks.
 const EQUIPMENT: [&str; 3] = ["/bin", "/lib", "/lib64"];
 
@@ -34,7 +33,7 @@ fn agent_beside_journal_finishes_update() {
 
     // On the same filesystem, the copy is a hard link.
     let metadata = fs::metadata(&agent).expect("it is kept");
-    assert_eq!(metadata.ino(), fs::metadata(AGENT).expect("is there").ino());
+    assert_eq!(metadata.ino(), fs::metadata(updateclient()).expect("is there").ino());
     assert_eq!(
         fs::metadata(site.node().join(".si-stage")).expect("is there").mode() & 0o7777,
         0o700
@@ -65,9 +64,9 @@ fn agent_from_another_filesystem_is_copied() {
     let metadata = fs::symlink_metadata(&agent).expect("it is kept");
     assert!(metadata.is_file());
     assert_eq!(metadata.mode() & 0o7777, 0o700);
-    assert_ne!(metadata.ino(), fs::metadata(AGENT).expect("is there").ino());
+    assert_ne!(metadata.ino(), fs::metadata(updateclient()).expect("is there").ino());
     assert!(
-        fs::read(&agent).expect("reads") == fs::read(AGENT).expect("reads"),
+        fs::read(&agent).expect("reads") == fs::read(updateclient()).expect("reads"),
         "the copy is another program"
     );
     assert_eq!(read(&sentinel), "untouched");
@@ -170,7 +169,7 @@ fn run_unit_named(site: &Site, name: &str) -> Option<Run> {
 /// Installs a shell and the libraries of the agent on the node, which the unit needs.
 fn equip(site: &Site) {
     machine::install(&machine::program("sh"), &site.node(), "bin/sh");
-    machine::install(Path::new(AGENT), &site.node(), "bin/agent");
+    machine::install(&updateclient(), &site.node(), "bin/agent");
 }
 
 #[test]
@@ -284,7 +283,7 @@ fn recovery_after_local_edits_restores_image_or_records_drift() {
     fs::create_dir(node.join("srv/emptied/file")).expect("makes");
     fs::write(node.join("etc/version"), "edited since").expect("writes");
 
-    recover_with(Path::new(AGENT), &site).ended(0, &["opt was missing or had become another type"]);
+    recover_with(&updateclient(), &site).ended(0, &["opt was missing or had become another type"]);
     site.nothing_left();
 
     // A path changed before the interruption has drifted; an untracked directory is not removed.
@@ -339,7 +338,7 @@ fn killed_run_leaves_no_lock() {
 
     // The first run holds the lock.
     site.update(&[]).ended(7, &["is running"]);
-    recover_with(Path::new(AGENT), &site).ended(7, &["is running"]);
+    recover_with(&updateclient(), &site).ended(7, &["is running"]);
     child.kill().and_then(|()| child.wait()).expect("dies");
     site.repo_url = repo;
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require, scratch, write_program};
+use common::{ROOT_AND_RSYNC, require, scratch, updateclient, write_program};
 
 /// File for the notes of the ssh program; the variable turns [`ssh`] into that program.
 const NOTES: &str = "SI_TEST_SSH";
@@ -175,7 +175,7 @@ fn tree(motd: &str) -> Tree {
 
 /// A run on the node of the site, which only knows the name of the server.
 fn command(site: &Site, http: u16, rsync: u16, more: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let mut command = Command::new(updateclient());
     command.args([
         "--diff",
         "--yes",
@@ -302,7 +302,7 @@ fn relay_without_ssh_fails() {
     let socket = scratch.path().join("socket");
     drop(UnixListener::bind(&socket).expect("listens"));
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let mut command = Command::new(updateclient());
     let output = command.arg("--internal-relay").arg(&socket).output().expect("runs");
 
     assert_eq!(output.status.code(), Some(1));
@@ -327,7 +327,7 @@ fn empty_user_is_usage_error() {
     let site = Site::at(&tree("one"));
     let ssh = Ssh::new();
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let mut command = Command::new(updateclient());
     command.args(["--server", "127.0.0.1", "--image", "node", "--yes", "--ssh-user", ""]);
     let run = ssh.run(command.args(["--rsync-port", "1", "--root"]).arg(site.node()));
 

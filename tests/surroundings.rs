@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use common::machine;
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require, write_program};
+use common::{ROOT_AND_RSYNC, judge, require, write_program};
 
 /// Paths that the image does not have; `busybox` may need the libraries.
 const OWN: &[&str] = &["/etc/systemimager", "/bin", "/lib", "/lib64", "/note"];
@@ -197,6 +197,29 @@ fn report_that_cannot_be_written_fails() {
             assert!(run.err.contains("cannot write to standard output"), "{command:?}: {run:#?}");
         }
     }
+}
+
+/// Runs `client` with an empty directory in place of `/proc`, in a mount namespace of its own.
+fn run_without_proc(client: &Command) -> Run {
+    let script = "mount -t tmpfs none /proc; exec \"$@\"";
+    run_after(&["unshare", "--mount", "sh", "-ec", script, "sh"], client)
+}
+
+#[test]
+fn tree_is_updated_without_mounted_procfs() {
+    require!(ROOT_AND_RSYNC, Program("unshare"));
+    let site = Site::at(&trees::mutate(&trees::everything(), 0));
+    let before = site.snapshot();
+    site.publish(&trees::mutate(&trees::everything(), 1));
+
+    let mut update = site.command();
+    update.args(["--no-fallback", "--max-delete", "100%"]);
+    run_without_proc(&update).ended(0, &["updated to node"]);
+    site.same();
+
+    let mut rollback = site.rollback_command();
+    run_without_proc(rollback.args(["--max-delete", "100%"])).ended(0, &["rolled back"]);
+    judge::same(&before, &site.node(), &[]);
 }
 
 #[test]

@@ -77,7 +77,10 @@ pub(super) enum FetchProblem {
     NoReaders,
     #[error("the file has an invalid certificate: {source}")]
     InvalidCertificate { source: Arc<CertificateError> },
-    #[error("no certificates are available to verify the server; name a file of them")]
+    #[error(
+        "no CA certificates are installed to verify the server; set ca_file to a file of them, or \
+         tls_pins"
+    )]
     NoCertificates,
     #[error("the file has no certificate in PEM form")]
     NoClientCertificate,

@@ -14,6 +14,7 @@ mod error;
 mod output;
 mod pipes;
 mod programs;
+pub mod randomness;
 mod run;
 pub mod surroundings;
 

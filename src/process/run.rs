@@ -16,6 +16,7 @@ use super::error::ProcessError;
 use super::output::{OutputSink, ProcessOutput};
 use super::pipes::{Pipes, TICK};
 use super::surroundings;
+use crate::root::procfs::{self, in_directory};
 
 /// Time for descendants to close the output after the group leader has ended.
 ///
@@ -108,16 +109,18 @@ impl<'a> RunningProcess<'a> {
         });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
 
-        match call.working_dir {
+        let started = match call.working_dir {
             // The child changes directory before exec closes this descriptor.
-            Some(directory) => {
-                command.current_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+            Some(directory) if procfs::is_mounted() => {
+                command.current_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+                confinement::spawn(&mut command, call.write_access)
             }
-            None => command.current_dir("/"),
+            Some(directory) => {
+                in_directory(directory, || confinement::spawn(&mut command, call.write_access))
+            }
+            None => confinement::spawn(command.current_dir("/"), call.write_access),
         };
-
-        let mut child = confinement::spawn(&mut command, call.write_access)
-            .map_err(|error| start_error(error, call))?;
+        let mut child = started.map_err(|error| start_error(error, call))?;
         let group =
             i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ProcessError::NotFound)?;
         let pipes = Pipes::new(&mut child, call.input);

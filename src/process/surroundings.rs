@@ -10,6 +10,7 @@
 //! ignores SIGPIPE, so that a closed pipe is an error of the write.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use rustix::fs::Mode;
@@ -79,11 +80,14 @@ fn raise_file_size_limit() {
     }
 }
 
-/// Opens `/dev/null` for the standard input of a child.
-///
-/// The standard library would report a missing `/dev/null` as a missing program.
+/// Opens an empty standard input for a child: `/dev/null`, or a pipe if there are no devices.
 #[allow(clippy::disallowed_methods, reason = "a device of the running system")]
-pub(super) fn open_null() -> io::Result<std::fs::File> {
-    std::fs::File::open("/dev/null")
-        .map_err(|error| io::Error::other(format!("/dev/null: {error}")))
+pub(super) fn open_null() -> io::Result<OwnedFd> {
+    match std::fs::File::open("/dev/null") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (reader, _) = io::pipe()?;
+            Ok(reader.into())
+        }
+        opened => Ok(opened.map_err(|e| io::Error::other(format!("/dev/null: {e}")))?.into()),
+    }
 }

@@ -14,6 +14,7 @@
     reason = "FIFREEZE and FITHAW have no safe wrapper; both take a descriptor and nothing else"
 )]
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -29,6 +30,7 @@ use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
 use crate::tree_path::TreePath;
 
 use super::fault::change;
+use super::procfs::ProcPath;
 use super::{Result, Root};
 
 /// The only argument of a program that is to run [`watch`].
@@ -90,18 +92,19 @@ impl Guard {
     /// Starts the guard of a tree's filesystem, and waits until it watches.
     fn start(tree: OwnedFd) -> std::io::Result<Self> {
         let (mut socket, guard_socket) = UnixStream::pair()?;
+        let errors = File::options().write(true).open("/dev/null");
         // The file of this program may have been replaced: this link leads to the running one.
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(WATCH)
-            .env_clear()
-            .stdin(OwnedFd::from(guard_socket))
-            .stdout(tree)
-            .stderr(Stdio::null())
-            .process_group(0);
-        let process = command.spawn()?;
-        // The command holds the guard's socket, which must close when the guard ends.
-        drop(command);
+        let process = ProcPath::new("self/exe").call(|program| {
+            let mut command = Command::new(program);
+            command
+                .arg(WATCH)
+                .env_clear()
+                .stdin(OwnedFd::from(guard_socket))
+                .stdout(tree)
+                .stderr(errors.map_or_else(|_| Stdio::inherit(), Stdio::from))
+                .process_group(0);
+            command.spawn()
+        })?;
 
         socket.set_read_timeout(Some(START_TIMEOUT))?;
         let mut answer = [0];

@@ -215,9 +215,9 @@ pub(super) fn change_locks_in(
             mount: stat.stx_mnt_id,
             mount_root: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         })),
-        // Before Linux 4.11 there is no statx, and nothing is known. An impossible change then
-        // fails while it is staged or, at worst, after the commit point.
-        Err(Errno::NOSYS) => Ok(Some(ChangeLocks {
+        // Before Linux 4.11 there is no statx, and filters of containers refuse it. Nothing is known
+        // then; an impossible change fails while it is staged or, at worst, after the commit point.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(Some(ChangeLocks {
             immutable: false,
             append_only: false,
             encrypted: false,
@@ -238,7 +238,7 @@ fn birth_time_in(
         Ok(stat) if stat.stx_mask & StatxFlags::BTIME.bits() != 0 => {
             Ok(Some(Mtime { seconds: stat.stx_btime.tv_sec, nanos: stat.stx_btime.tv_nsec }))
         }
-        Ok(_) | Err(Errno::NOSYS) => Ok(None),
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => Ok(None),
         Err(errno) => Err(errno),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
 use crate::entry::{Meta, Mtime};
@@ -14,6 +14,7 @@ use crate::tree_path::TreePath;
 
 use super::fault::change;
 use super::object::{Descriptor, Object};
+use super::procfs::ProcPath;
 use super::{FileKind, Result, Root};
 
 /// The SELinux label for a staged file; none if the tree has no labels.
@@ -67,8 +68,8 @@ impl Object<'_> {
         let mode = Mode::from_raw_mode(mode.into());
         match &self.descriptor {
             Descriptor::Location(_) => {
-                let path = self.descriptor.proc_path();
-                change(|| rustix::fs::chmodat(CWD, &path, mode, AtFlags::empty()))
+                let ProcPath { dir, path } = self.descriptor.proc_path();
+                change(|| rustix::fs::chmodat(dir, &path, mode, AtFlags::empty()))
             }
             Descriptor::Open(_) | Descriptor::Borrowed(_) => {
                 change(|| rustix::fs::fchmod(self.descriptor.as_fd(), mode))
@@ -79,8 +80,8 @@ impl Object<'_> {
     fn set_times_to(&self, times: &Timestamps) -> rustix::io::Result<()> {
         match &self.descriptor {
             Descriptor::Location(_) => {
-                let path = self.descriptor.proc_path();
-                change(|| rustix::fs::utimensat(CWD, &path, times, AtFlags::empty()))
+                let ProcPath { dir, path } = self.descriptor.proc_path();
+                change(|| rustix::fs::utimensat(dir, &path, times, AtFlags::empty()))
             }
             Descriptor::Open(_) | Descriptor::Borrowed(_) => {
                 change(|| rustix::fs::futimens(self.descriptor.as_fd(), times))

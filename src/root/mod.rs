@@ -26,6 +26,7 @@ pub mod mounts;
 mod new_file;
 mod object;
 mod privileges;
+pub mod procfs;
 mod program;
 mod project;
 mod remove;

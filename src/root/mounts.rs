@@ -6,6 +6,8 @@ use std::path::Path;
 
 use crate::tree_path::TreePath;
 
+use super::procfs;
+
 /// A mount below the root of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -99,7 +101,7 @@ impl RootMount {
 
 /// Reads the mounts at and below the tree at `location`, a path without symbolic links.
 pub fn read(location: &Path) -> io::Result<(Option<RootMount>, Vec<Mount>)> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
+    let text = procfs::read("self/mountinfo")?;
     Ok(parse(&text, location.as_os_str().as_bytes()))
 }
 

@@ -6,10 +6,9 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::entry::{Mtime, Xattrs, xattr_travels};
@@ -17,6 +16,7 @@ use crate::tree_path::TreePath;
 
 use super::error::is_absent;
 use super::fault::change;
+use super::procfs::ProcPath;
 use super::xattrs::{HeldXattrs, ReadXattrs};
 use super::{BoundedFile, FileKind, NewFile, Result, Root, Stat, lease};
 
@@ -144,8 +144,8 @@ impl Object<'_> {
         if linked != Err(Errno::NOENT) {
             return linked;
         }
-        let source = self.descriptor.proc_path();
-        change(|| rustix::fs::linkat(CWD, &source, &dir, target.name(), AtFlags::SYMLINK_FOLLOW))
+        let ProcPath { dir: procfs, path } = self.descriptor.proc_path();
+        change(|| rustix::fs::linkat(procfs, path, &dir, target.name(), AtFlags::SYMLINK_FOLLOW))
     }
 
     /// Opens the content of a regular file for reading, up to the size that it had.
@@ -157,8 +157,8 @@ impl Object<'_> {
 
         // The link in /proc leads to the held inode, also if its path leads elsewhere by now.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let path = self.descriptor.proc_path();
-        let fd = lease::wait_for_end(|| rustix::fs::openat(CWD, &path, flags, Mode::empty()))
+        let ProcPath { dir, path } = self.descriptor.proc_path();
+        let fd = lease::wait_for_end(|| rustix::fs::openat(dir, &path, flags, Mode::empty()))
             .map_err(|errno| fail(lease::explain(errno)))?;
         Ok(BoundedFile::new(File::from(fd), self.stat.size))
     }
@@ -195,8 +195,8 @@ impl InodeVersion {
 
 impl Descriptor<'_> {
     /// Path of the link in `/proc` that leads to the held inode itself.
-    pub(super) fn proc_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.as_fd().as_raw_fd()))
+    pub(super) fn proc_path(&self) -> ProcPath {
+        ProcPath::of(self)
     }
 }
 

@@ -3,8 +3,7 @@
 //! A change is made through a descriptor of the inode that was named, never through a path: the
 //! owner of a directory can exchange the names in it at any moment.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -15,6 +14,7 @@ use crate::tree_path::TreePath;
 use super::error::is_absent;
 use super::fault::change;
 use super::inspect::none_if_absent;
+use super::procfs::ProcPath;
 use super::xattrs::{NamedXattrs, ReadXattrs};
 use super::{FileKind, Result, Root, Stat};
 
@@ -86,13 +86,16 @@ impl Root {
             return Ok(());
         };
 
-        let place = descriptor_path(&file);
+        let place = ProcPath::of(&file);
         if stat.mode & SET_ID != 0 {
             let mode = Mode::from_raw_mode((stat.mode & !SET_ID).into());
-            change(|| rustix::fs::chmod(&place, mode)).map_err(fail)?;
+            let ProcPath { dir, path } = &place;
+            change(|| rustix::fs::chmodat(dir, path, mode, AtFlags::empty())).map_err(fail)?;
         }
-        match rustix::fs::getxattr(&place, CAPABILITY, &mut [0_u8; 0]) {
-            Ok(_) => change(|| rustix::fs::removexattr(&place, CAPABILITY)).map_err(fail),
+        match place.call(|path| rustix::fs::getxattr(path, CAPABILITY, &mut [0_u8; 0])) {
+            Ok(_) => place
+                .call(|path| change(|| rustix::fs::removexattr(path, CAPABILITY)))
+                .map_err(fail),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(fail(errno)),
         }
@@ -110,14 +113,17 @@ impl Root {
             return Ok(());
         };
 
-        let place = descriptor_path(&file);
+        let place = ProcPath::of(&file);
         if stat.mode != privileges.mode {
             let mode = Mode::from_raw_mode(privileges.mode.into());
-            change(|| rustix::fs::chmod(&place, mode)).map_err(fail)?;
+            let ProcPath { dir, path } = &place;
+            change(|| rustix::fs::chmodat(dir, path, mode, AtFlags::empty())).map_err(fail)?;
         }
         if let Some(value) = &privileges.capability {
             let flags = rustix::fs::XattrFlags::empty();
-            change(|| rustix::fs::setxattr(&place, CAPABILITY, value, flags)).map_err(fail)?;
+            place
+                .call(|path| change(|| rustix::fs::setxattr(path, CAPABILITY, value, flags)))
+                .map_err(fail)?;
         }
         Ok(())
     }
@@ -156,9 +162,4 @@ fn read_privileges(
     };
     let is_privileged = stat.mode & SET_ID != 0 || capability.is_some();
     Ok(is_privileged.then_some((stat, Privileges { mode: stat.mode, capability })))
-}
-
-/// A path of an open inode, for calls that take no descriptor opened with `O_PATH`.
-fn descriptor_path(file: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

@@ -1,18 +1,18 @@
 //! The running program as a file of the tree.
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::tree_path::TreePath;
 
 use super::fault::change;
+use super::procfs::ProcPath;
 use super::{NewFile, Result, Root};
 
-/// The running program, also if its file has been replaced or removed since.
-const RUNNING_PROGRAM: &CStr = c"/proc/self/exe";
+/// The running program in procfs, also if its file has been replaced or removed since.
+const RUNNING_PROGRAM: &str = "self/exe";
 const BUFFER: usize = 1 << 20;
 
 impl Root {
@@ -22,13 +22,14 @@ impl Root {
     /// which shares its blocks if the filesystem can. The name becomes durable with the directory.
     pub fn store_running_program(&self, path: &TreePath) -> Result<()> {
         let fail = |source: io::Error| self.error("keep this program as", path, source);
-        let program =
-            rustix::fs::open(RUNNING_PROGRAM, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let ProcPath { dir: procfs, path: running } = ProcPath::new(RUNNING_PROGRAM);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let program = rustix::fs::openat(procfs, &running, flags, Mode::empty());
         let program = File::from(program.map_err(|e| fail(e.into()))?);
 
         let linked = self.parent_of(path).and_then(|dir| {
             let flags = AtFlags::SYMLINK_FOLLOW;
-            change(|| rustix::fs::linkat(CWD, RUNNING_PROGRAM, dir, path.name(), flags))
+            change(|| rustix::fs::linkat(procfs, &running, dir, path.name(), flags))
         });
         if linked.is_ok() {
             // The program may have been installed just before.

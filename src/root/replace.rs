@@ -56,12 +56,16 @@ impl Root {
         let renamed = change(|| {
             rustix::fs::renameat_with(&source_dir, source.name(), &target_dir, target.name(), flags)
         });
-        if (mode, renamed) != (Rename::NoReplace, Err(Errno::INVAL)) {
+        let renamed = match renamed {
+            Err(Errno::PERM) if is_renameat2_filtered(&target_dir) => Err(Errno::NOSYS),
+            answer => answer,
+        };
+        if mode != Rename::NoReplace || !matches!(renamed, Err(Errno::INVAL | Errno::NOSYS)) {
             return renamed;
         }
 
-        // The filesystem, such as FUSE, does not know the flag. A check before the rename is the
-        // best left.
+        // The filesystem, such as FUSE, does not know the flag, or the kernel is older than 3.15.
+        // A check before the rename is the best left.
         match rustix::fs::statat(&target_dir, target.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => change(|| {
                 rustix::fs::renameat(source_dir, source.name(), target_dir, target.name())
@@ -107,6 +111,14 @@ impl Root {
         let synced = change(|| rustix::fs::syncfs(self.dir.as_fd()));
         synced.map_err(|e| self.error("sync the filesystem of", &TreePath::root(), e))
     }
+}
+
+/// Whether a filter of a container refuses renameat2 itself, as it refuses calls that it lacks.
+fn is_renameat2_filtered(dir: impl AsFd) -> bool {
+    // The kernel rejects this combination of flags before it looks at the names.
+    let flags = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
+    let answer = change(|| rustix::fs::renameat_with(&dir, c".", &dir, c".", flags));
+    answer == Err(Errno::PERM)
 }
 
 /// Whether syncfs reports data that could not be written.

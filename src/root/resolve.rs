@@ -55,10 +55,20 @@ impl Root {
         if !LACKS_OPENAT2.load(Ordering::Relaxed) {
             match self.resolve_by_openat2(path, flags) {
                 Err(Errno::NOSYS) => LACKS_OPENAT2.store(true, Ordering::Relaxed),
+                Err(Errno::PERM) if self.is_openat2_filtered() => {
+                    LACKS_OPENAT2.store(true, Ordering::Relaxed);
+                }
                 answer => return answer,
             }
         }
         self.resolve_by_components(path, flags)
+    }
+
+    /// Whether a filter of a container refuses openat2 itself.
+    fn is_openat2_filtered(&self) -> bool {
+        let how = ResolveFlags::BENEATH;
+        let opened = rustix::fs::openat2(&self.dir, c".", OFlags::PATH, Mode::empty(), how);
+        opened.is_err_and(|errno| errno == Errno::PERM)
     }
 
     fn resolve_by_openat2(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD};
 
-use super::Stat;
+use super::{Stat, procfs};
 
 /// Device and inode of each active swap file, from `/proc/swaps`; empty if it cannot be read.
 pub fn active_swap_files() -> Vec<(u64, u64)> {
-    let table = std::fs::read("/proc/swaps").unwrap_or_default();
+    let table = procfs::read("swaps").unwrap_or_default();
     parse(&table)
         .iter()
         .filter_map(|path| {

@@ -5,9 +5,8 @@
 //! resolved again.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -16,6 +15,7 @@ use crate::entry::{Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
 use super::fault::change;
+use super::procfs::ProcPath;
 use super::{Result, Root};
 
 /// Largest buffer in bytes; the kernel limits names and values to 64 KiB.
@@ -77,29 +77,30 @@ pub(super) trait ReadXattrs {
 }
 
 /// A name in an open directory, as a path below a link in `/proc`; read only.
-pub(super) struct NamedXattrs(PathBuf);
+pub(super) struct NamedXattrs(ProcPath);
 
 impl NamedXattrs {
     pub(super) fn new(dir: BorrowedFd<'_>, name: &[u8]) -> Self {
-        let dir = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        NamedXattrs(Path::new(&dir).join(OsStr::from_bytes(name)))
+        let mut place = ProcPath::of(dir);
+        place.path.push(OsStr::from_bytes(name));
+        NamedXattrs(place)
     }
 }
 
 impl ReadXattrs for NamedXattrs {
     fn list(&self) -> rustix::io::Result<Vec<u8>> {
-        with_growing_buffer(|buffer| rustix::fs::llistxattr(&self.0, buffer))
+        with_growing_buffer(|buffer| self.0.call(|path| rustix::fs::llistxattr(path, buffer)))
     }
 
     fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
-        with_growing_buffer(|buffer| rustix::fs::lgetxattr(&self.0, name, buffer))
+        with_growing_buffer(|buffer| self.0.call(|path| rustix::fs::lgetxattr(path, name, buffer)))
     }
 }
 
 /// A held object, whose extended attributes can be set.
 pub(super) enum HeldXattrs<'a> {
     /// A link in `/proc` to the inode, for a descriptor that does not allow reading.
-    Linked(PathBuf),
+    Linked(ProcPath),
     /// A file or directory that is open for reading.
     Open(BorrowedFd<'a>),
 }
@@ -135,14 +136,18 @@ impl HeldXattrs<'_> {
     pub(super) fn set(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
         let flags = XattrFlags::empty();
         match self {
-            HeldXattrs::Linked(path) => change(|| rustix::fs::setxattr(path, name, value, flags)),
+            HeldXattrs::Linked(place) => {
+                place.call(|path| change(|| rustix::fs::setxattr(path, name, value, flags)))
+            }
             HeldXattrs::Open(fd) => change(|| rustix::fs::fsetxattr(fd, name, value, flags)),
         }
     }
 
     fn remove(&self, name: &[u8]) -> rustix::io::Result<()> {
         match self {
-            HeldXattrs::Linked(path) => change(|| rustix::fs::removexattr(path, name)),
+            HeldXattrs::Linked(place) => {
+                place.call(|path| change(|| rustix::fs::removexattr(path, name)))
+            }
             HeldXattrs::Open(fd) => change(|| rustix::fs::fremovexattr(fd, name)),
         }
     }
@@ -151,14 +156,16 @@ impl HeldXattrs<'_> {
 impl ReadXattrs for HeldXattrs<'_> {
     fn list(&self) -> rustix::io::Result<Vec<u8>> {
         with_growing_buffer(|buffer| match self {
-            HeldXattrs::Linked(path) => rustix::fs::listxattr(path, buffer),
+            HeldXattrs::Linked(place) => place.call(|path| rustix::fs::listxattr(path, buffer)),
             HeldXattrs::Open(fd) => rustix::fs::flistxattr(fd, buffer),
         })
     }
 
     fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
         with_growing_buffer(|buffer| match self {
-            HeldXattrs::Linked(path) => rustix::fs::getxattr(path, name, buffer),
+            HeldXattrs::Linked(place) => {
+                place.call(|path| rustix::fs::getxattr(path, name, buffer))
+            }
             HeldXattrs::Open(fd) => rustix::fs::fgetxattr(fd, name, buffer),
         })
     }

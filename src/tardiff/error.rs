@@ -136,6 +136,9 @@ pub enum ServeError {
         /// The file.
         path: String,
     },
+    /// Files are sent by links in `/proc`.
+    #[error("cannot serve: /proc is not mounted; run mount -t proc proc /proc")]
+    NoProc,
     /// The address is not available.
     #[error("cannot listen on {address}: {source}")]
     Listen {

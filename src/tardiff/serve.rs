@@ -29,7 +29,7 @@ use tower_http::services::ServeFile;
 use tower_http::services::fs::ServeFileSystemResponseBody;
 
 use crate::catalog::{HEAD_FILE, RepoPath};
-use crate::root::{BoundedFile, Root};
+use crate::root::{BoundedFile, Root, procfs};
 use crate::tardiff::error::ServeError;
 use crate::tree_path::TreePath;
 
@@ -64,6 +64,9 @@ fn serve_within(
 ) -> Result<(), ServeError> {
     if !repo.is_dir() {
         return Err(ServeError::NotADirectory { path: repo.display().to_string() });
+    }
+    if !procfs::is_mounted() {
+        return Err(ServeError::NoProc);
     }
     let repo: Arc<Path> = repo.into();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

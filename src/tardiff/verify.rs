@@ -7,6 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::list::layers;
 use super::notice::TardiffNotice;
@@ -281,5 +282,16 @@ fn contents_of(manifest: &Manifest) -> Vec<(Digest, u64)> {
 fn unnamed_file() -> io::Result<File> {
     let place = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(Path::new(&place), flags, Mode::RUSR | Mode::WUSR)?.into())
+    let mode = Mode::RUSR | Mode::WUSR;
+    match rustix::fs::open(Path::new(&place), flags, mode) {
+        // Before Linux 3.11, and on filesystems without such files, a name is removed at once.
+        Err(Errno::ISDIR | Errno::OPNOTSUPP) => {
+            let path = Path::new(&place).join(format!(".si_tardiff.{}", std::process::id()));
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+            let file = rustix::fs::open(&path, flags, mode)?;
+            std::fs::remove_file(path)?;
+            Ok(file.into())
+        }
+        opened => Ok(opened?.into()),
+    }
 }

@@ -183,6 +183,28 @@ impl Need {
     }
 }
 
+/// The agent: of this build, or in the directory that `SI_TEST_PROGRAMS` names.
+pub fn updateclient() -> PathBuf {
+    program("si_updateclient", env!("CARGO_BIN_EXE_si_updateclient"))
+}
+
+/// The server's program: of this build, or in the directory that `SI_TEST_PROGRAMS` names.
+pub fn tardiff() -> PathBuf {
+    program("si_tardiff", env!("CARGO_BIN_EXE_si_tardiff"))
+}
+
+fn program(name: &str, built: &str) -> PathBuf {
+    match std::env::var_os("SI_TEST_PROGRAMS") {
+        Some(directory) => {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+            let program = directory.join(name);
+            assert!(program.is_file(), "SI_TEST_PROGRAMS: {} is missing", program.display());
+            program
+        }
+        None => built.into(),
+    }
+}
+
 /// Parent of all [`scratch`] directories: `SI_TEST_DIR`, or a directory below `target/`.
 pub fn scratch_place() -> PathBuf {
     std::env::var_os("SI_TEST_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into()).into()

@@ -9,7 +9,7 @@ use systemimager::image::Layer;
 use tempfile::TempDir;
 
 use super::trees::{self, Tree};
-use super::{copy_tree, free_port, judge, scratch, wait_for_server};
+use super::{copy_tree, free_port, judge, scratch, tardiff, updateclient, wait_for_server};
 
 /// The site; its daemons stop on drop.
 pub struct Site {
@@ -76,7 +76,7 @@ impl Site {
     #[track_caller]
     pub fn publish_image(&self, more: &[&str]) -> String {
         let images = self.dir.path().join("images");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        let mut command = Command::new(tardiff());
         command.args(["publish", "--image", "node", "--quiet", "--images-dir"]).arg(images);
         command.arg("--repo").arg(self.repo()).args(more);
         super::run(&mut command)
@@ -207,7 +207,7 @@ impl Site {
 
     /// The command that updates the node with the exclude rules of the node.
     pub fn command_with_node_excludes(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        let mut command = Command::new(updateclient());
         command
             .args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url, "--root"])
             .arg(self.node());
@@ -245,7 +245,7 @@ impl Site {
 
     /// The command that rolls back the last update of the node.
     pub fn rollback_command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        let mut command = Command::new(updateclient());
         command.args(["--rollback", "--yes", "--root"]).arg(self.node()).stdin(Stdio::null());
         command
     }
@@ -270,7 +270,7 @@ impl Site {
 
     /// Output of `--status` on the node.
     pub fn status(&self) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        let mut command = Command::new(updateclient());
         let output = command
             .arg("--status")
             .arg("--root")

@@ -30,7 +30,7 @@ use crate::filter::Filter;
 use crate::host::{DEFAULT_EXCLUDES, DEFAULT_MAX_HEAD_AGE, MAX_FILE, named_file};
 use crate::image::Layer;
 use crate::manifest::Manifest;
-use crate::process::surroundings;
+use crate::process::{randomness, surroundings};
 use crate::publish::{LockedStore, PublishError, PublishPolicy, Reuse, Signing, Store};
 use crate::report::Monitor;
 use crate::root::Root;
@@ -50,6 +50,10 @@ pub fn command() -> clap::Command {
 /// Runs the program with its arguments; the first is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     surroundings::normalize();
+    if let Err(error) = randomness::check() {
+        console::print_error_line(&format!("si_tardiff: {error}"));
+        return ExitCode::FAILURE;
+    }
     let arguments = match TardiffArgs::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => return print_usage(&error),

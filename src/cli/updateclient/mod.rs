@@ -32,7 +32,7 @@ use super::meter::DownloadMeter;
 use super::signals;
 use super::terminal::Terminal;
 use crate::allocator;
-use crate::process::surroundings;
+use crate::process::{randomness, surroundings};
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::rsync::relay::{self, RELAY};
@@ -51,6 +51,10 @@ pub fn main() -> ExitCode {
     surroundings::normalize();
     surroundings::fix_umask();
     allocator::tune();
+    if let Err(error) = randomness::check() {
+        console::print_error_line(&format!("si_updateclient: {error}"));
+        return Exit::Failed.into();
+    }
     if let Some(code) = run_internal_process() {
         return code;
     }

@@ -1,5 +1,6 @@
 //! The exclude rules: a named file, the file of the node, or the built-in rules.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::picker::{Picker, SettingOrigin};
@@ -49,8 +50,14 @@ fn read_typed(path: &Path, pick: &mut Picker) -> Result<Excludes, UpdateError> {
     let name = path.display().to_string();
     pick.record("exclude_file", &name, SettingOrigin::CommandLine);
 
-    let rules = named_file::read(path, MAX_FILE + 1)
-        .map_err(|source| ArgumentError::Excludes { path: name.clone(), source })?;
+    let rules = match named_file::read(path, MAX_FILE + 1) {
+        // It means no rules, also in a root directory without devices.
+        Err(error) if error.kind() == ErrorKind::NotFound && path == Path::new("/dev/null") => {
+            Ok(Vec::new())
+        }
+        answer => answer,
+    };
+    let rules = rules.map_err(|source| ArgumentError::Excludes { path: name.clone(), source })?;
     Ok(Excludes { name, rules, path: None })
 }
 
