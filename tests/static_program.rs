@@ -7,9 +7,11 @@
 mod common;
 
 use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use common::fault_server::FaultServer;
 use common::site::{Run, Site};
@@ -127,6 +129,46 @@ fn tree_in_empty_root_is_updated_from_each_repository() {
     }
     jail.run(&["--rollback", "--max-delete", "100%"]).ended(0, &["rolled back"]);
     assert_eq!(fs::read(jail.tree().join("etc/issue")).expect("reads"), b"0");
+}
+
+#[test]
+#[ignore = "needs the static programs: make test-static"]
+fn configured_name_server_is_asked_without_name_service() {
+    require!(ROOT_AND_RSYNC);
+    let jail = Jail::new(tree(0), &tree(1));
+    let server = FaultServer::serve(&jail.site.repo());
+    let url = server.url().replace("127.0.0.1", "imageserver.cluster");
+    jail.write("etc/nsswitch.conf", "hosts: nonexistent\n");
+    jail.write("etc/resolv.conf", &format!("nameserver {}\n", serve_names()));
+
+    jail.update(&url, &["--no-fallback", "--max-delete", "100%"]).ended(0, &["updated to node"]);
+
+    jail.same();
+}
+
+/// Starts a name server: each name has the address 127.0.0.1, and no other record.
+fn serve_names() -> Ipv4Addr {
+    // resolv.conf has no ports, so the server needs an address of its own at port 53.
+    let address = Ipv4Addr::new(127, 0, 53, 11);
+    let socket = UdpSocket::bind((address, 53)).expect("the port is free for root");
+    thread::spawn(move || {
+        let mut request = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut request) {
+            let name_end = 12 + request[12..length].iter().position(|&b| b == 0).expect("a name");
+            let question = &request[12..name_end + 5];
+            let is_a = question.ends_with(&[0, 1, 0, 1]);
+
+            // Header: the id of the request; an answer without error; one question.
+            let mut answer = request[..2].to_vec();
+            answer.extend([0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+            answer.extend(question);
+            if is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+            }
+            let _ = socket.send_to(&answer, client);
+        }
+    });
+    address
 }
 
 #[test]
