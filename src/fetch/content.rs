@@ -83,6 +83,15 @@ struct OpenedArchive {
     compression: FrameCompression,
 }
 
+/// Transfer that a fetch of contents needs, as far as the index shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentEstimate {
+    /// Bytes of the frames and of the heads of their archives.
+    pub bytes: u64,
+    /// Contents that no archive has.
+    pub missing: Vec<Digest>,
+}
+
 #[derive(Clone, Copy)]
 struct WantedContent {
     digest: Digest,
@@ -237,8 +246,14 @@ impl<'s> ContentStore<'s> {
         &self,
         wanted: &[(Digest, u64)],
         cost: &mut dyn FnMut(&FileRef, u64) -> u64,
-    ) -> u64 {
-        self.estimate_at_depth(wanted, 0, cost)
+    ) -> ContentEstimate {
+        let has_place = |(digest, size): &&(Digest, u64)| {
+            let mut places = self.index.places(digest).take(MAX_PLACES);
+            places.any(|(file, record)| self.is_usable(file, record, *size, 0))
+        };
+        let missing = wanted.iter().filter(|content| !has_place(content));
+        let missing = missing.map(|(digest, _)| *digest).collect();
+        ContentEstimate { bytes: self.estimate_at_depth(wanted, 0, cost), missing }
     }
 
     fn estimate_at_depth(

@@ -10,6 +10,7 @@ mod excluded_contents;
 mod parse;
 mod pattern;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::digest::Digest;
@@ -182,6 +183,25 @@ impl Filter {
             include(&builtin::literal(file), b"");
         }
 
+        lines.extend_from_slice(b"- *\n");
+        lines
+    }
+
+    /// Rules for rsync that include only `files`, in spite of all exclude rules.
+    pub fn rsync_rules_of_files(files: &[TreePath]) -> Vec<u8> {
+        let mut lines = Vec::new();
+        let mut directories: BTreeSet<TreePath> = BTreeSet::new();
+        for file in files {
+            let above = std::iter::successors(file.parent(), TreePath::parent);
+            directories.extend(above.filter(|directory| !directory.is_root()));
+        }
+
+        for directory in &directories {
+            lines.extend([b"+ ", &builtin::literal(directory)[..], b"/\n"].concat());
+        }
+        for file in files {
+            lines.extend([b"+ ", &builtin::literal(file)[..], b"\n"].concat());
+        }
         lines.extend_from_slice(b"- *\n");
         lines
     }

@@ -98,10 +98,7 @@ pub fn choose(
         });
     };
 
-    let full = catalog.archives.iter().find(|a| a.kind == ArchiveKind::Full { target: head });
-    // Without a full archive of the head, the size of its files is the limit: rsync sends no more.
-    let size = full.map_or(catalog.head().bytes, |full| full.file.size);
-    let full = estimated_full_sync(size, catalog.head().entries);
+    let full = estimated_full_sync(catalog);
     if chain.bytes() > full {
         UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: chain.bytes(), full })
     } else {
@@ -109,14 +106,21 @@ pub fn choose(
     }
 }
 
-/// Estimates the bytes of a full sync: the image, compressed, and rsync's file list with the
-/// handshake.
-fn estimated_full_sync(archive: u64, entries: u64) -> u64 {
-    /// Measured with a Debian image of 46,000 entries.
-    const LIST_BYTES_PER_ENTRY: u64 = 28;
-    const HANDSHAKE: u64 = 64 << 10;
+/// Estimates the bytes of a full sync of an empty tree: a full archive, and the content index.
+///
+/// A tree that has some of the contents needs less.
+fn estimated_full_sync(catalog: &Catalog) -> u64 {
+    let head = catalog.head();
+    let is_full = |archive: &&Archive| match archive.kind {
+        ArchiveKind::Full { target } => target == head.generation,
+        ArchiveKind::Diff { .. } => false,
+    };
+    let full = catalog.archives.iter().find(is_full);
 
-    archive.saturating_add(entries.saturating_mul(LIST_BYTES_PER_ENTRY)).saturating_add(HANDSHAKE)
+    // Without a full archive of the head, the size of its files is the limit.
+    let contents = full.map_or(head.bytes, |full| full.file.size);
+    let index = catalog.content.as_ref().map_or(0, |index| index.file.size);
+    contents.saturating_add(index)
 }
 
 /// Finds the chain with the fewest bytes, and among these with the fewest diffs (Dijkstra's

@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalog::{FileRef, FirstFrame, Publish};
+use crate::catalog::{FileRef, FirstFrame, IndexFile, Publish};
 use crate::digest::Digest;
 use crate::image::Layer;
 
@@ -18,7 +18,7 @@ fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catal
         label: None,
         time: jiff::Timestamp::UNIX_EPOCH,
         entries: 1,
-        bytes: 1,
+        bytes: 1_000_000,
         manifest: file("m", 1),
     };
     let frame = FirstFrame { length: 1, sha256: Digest([0; 32]) };
@@ -99,8 +99,24 @@ fn full_sync_reasons_distinguished() {
     );
     assert_eq!(
         choose(Some(id(2)), &catalog, &none),
-        UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: 100_000, full: 40 + 28 + 65_536 })
+        UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: 100_000, full: 40 })
     );
+}
+
+#[test]
+fn full_sync_costs_archive_and_index() {
+    let mut catalog = catalog(2, &[(1, 2, 50)], Some(40));
+    let frame = FirstFrame { length: 1, sha256: Digest([0; 32]) };
+    let choose = |catalog: &Catalog| choose(Some(id(1)), catalog, &HashSet::new());
+
+    catalog.content = Some(IndexFile { file: file("content/x", 9), first_frame: frame });
+    let smaller = choose(&catalog);
+    catalog.content = Some(IndexFile { file: file("content/x", 10), first_frame: frame });
+    let equal = choose(&catalog);
+
+    let reason = FullSyncReason::ChainTooLarge { chain: 50, full: 49 };
+    assert_eq!(smaller, UpdatePlan::Full(reason));
+    assert!(matches!(equal, UpdatePlan::Diffs(_)), "{equal:?}");
 }
 
 #[test]

@@ -416,17 +416,17 @@ pub enum NoFullSync {
     #[error("cannot run a full sync: --no-fallback forbids it: {0}")]
     Forbidden(FullSyncReason),
     #[error(
-        "cannot start a full sync: no rsync server is configured (--server), or require_tls is set \
-         without --ssh-user; a full sync over HTTP is not implemented"
+        "cannot run a full sync: {0}, and no rsync server is configured (--server), or require_tls \
+         is set without --ssh-user; repair the repository, or name an rsync server"
     )]
-    NoServer,
+    NoServer(FullSyncReason),
     #[error("override {name} is not published, and no rsync server is configured (--server)")]
     NoServerForOverride { name: ImageName },
     #[error(
-        "cannot run a full sync: {0}; repair the rsync server, since a full sync over HTTP is not \
-         implemented"
+        "cannot run a full sync: {repository}; rsync, the next source, fails as well: {rsync}; \
+         repair the repository or the rsync server"
     )]
-    Unavailable(FullSyncError),
+    Unavailable { repository: Box<RepositoryFailure>, rsync: FullSyncError },
     /// A repair needs a content that no source has.
     #[error(
         "cannot repair {}: neither this tree nor a server has the recorded content any more; update \
@@ -439,6 +439,15 @@ pub enum NoFullSync {
          again"
     )]
     ImageChanged(FullSyncReason),
+}
+
+/// Reason that the repository did not supply all contents of a full sync.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryFailure {
+    #[error("{0}")]
+    Lacks(FullSyncReason),
+    #[error(transparent)]
+    Unusable(Box<UpdateError>),
 }
 
 /// Reason that the pre-update hooks did not succeed.
@@ -527,6 +536,28 @@ impl UpdateError {
             FullSyncError::Unavailable(_) => FetchErrorKind::Unreachable,
         };
         FetchError::new(kind, Side::Server, server.to_string(), error).into()
+    }
+}
+
+impl RepositoryFailure {
+    /// Returns the error of a run that has no rsync server.
+    pub(super) fn without_rsync(self) -> UpdateError {
+        match self {
+            RepositoryFailure::Lacks(reason) => NoFullSync::NoServer(reason).into(),
+            RepositoryFailure::Unusable(error) => *error,
+        }
+    }
+
+    /// Returns the error of a run whose reception from `server` failed as well.
+    pub(super) fn and_rsync(self, error: FullSyncError, server: &Server) -> UpdateError {
+        match error {
+            rsync @ (FullSyncError::Unavailable(_)
+            | FullSyncError::NotInstalled
+            | FullSyncError::NotFound(_)) => {
+                NoFullSync::Unavailable { repository: Box::new(self), rsync }.into()
+            }
+            error => UpdateError::from_full_sync(error, server),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::root::RootError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 use crate::update::error::{
-    ArchiveFault, FollowUpError, FreshnessError, UpdateError, join, list_paths,
+    ArchiveFault, FollowUpError, FreshnessError, RepositoryFailure, UpdateError, join,
 };
 
 /// Something that a run reports before its end.
@@ -99,8 +99,9 @@ pub(super) enum TransactionNotice<'a> {
     FetchingByDigest {
         contents: usize,
     },
-    ImageChangedOnServer {
-        paths: &'a [TreePath],
+    /// The repository did not supply all contents of a full sync.
+    ReceivingByRsync {
+        failure: &'a RepositoryFailure,
     },
     SpoolKept(FetchError),
 
@@ -333,11 +334,9 @@ impl fmt::Display for TransactionNotice<'_> {
                 let contents = Count::new(*contents, "content", "contents");
                 write!(f, "fetching {contents} whole, by digest")
             }
-            N::ImageChangedOnServer { paths } => write!(
-                f,
-                "the image tree on the server is not as it was published: {}",
-                list_paths(paths)
-            ),
+            N::ReceivingByRsync { failure } => {
+                write!(f, "{failure}; rsync is asked for what is missing")
+            }
             N::SpoolKept(error) => {
                 write!(f, "cannot empty the spool: {error}; its downloads are kept")
             }

@@ -226,6 +226,15 @@ impl ChangePlan {
     pub fn bytes(&self) -> u64 {
         self.staged_items.iter().map(StagedItem::bytes).sum()
     }
+
+    /// Contents to be staged, with their sizes in bytes.
+    pub fn contents(&self) -> BTreeMap<Digest, u64> {
+        let contents = self.staged_items.iter().filter_map(|item| match item.source {
+            ContentSource::Content { size, digest } => Some((digest, size)),
+            _ => None,
+        });
+        contents.collect()
+    }
 }
 
 impl StagedItem {

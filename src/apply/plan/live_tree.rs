@@ -1,7 +1,8 @@
 //! Snapshot of the live tree: stats of the tracked paths, and the untracked paths beside them.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -20,6 +21,8 @@ use crate::tree_path::TreePath;
 
 /// Number of paths between two reports of progress.
 const PROGRESS_STEP: u64 = 4096;
+/// Untracked names among which a content is searched; bounds the memory and the time of a search.
+const MAX_SEARCHED: usize = 1 << 18;
 
 /// Snapshot of the live tree.
 #[derive(Default)]
@@ -50,6 +53,20 @@ struct Walk<'a> {
     monitor: &'a dyn Monitor,
     tracked_count: AtomicU64,
     untracked_count: AtomicU64,
+}
+
+/// Search for contents at paths other than those that shall have them.
+struct ContentSearch<'a> {
+    root: &'a Root,
+    live: &'a LiveTree,
+    filter: &'a Filter,
+    /// Contents that no file is known to have.
+    wanted: HashSet<Digest>,
+    /// Their sizes.
+    sizes: HashSet<u64>,
+    found: Mutex<HashSet<Digest>>,
+    untracked_count: AtomicUsize,
+    monitor: &'a dyn Monitor,
 }
 
 /// A path that the walk has found.
@@ -174,6 +191,39 @@ impl LiveTree {
         Ok(())
     }
 
+    /// Searches the tree for those of the `wanted` contents that no file is known to have.
+    ///
+    /// A file that was renamed is found if it has the size of a content, and is then read. Excluded
+    /// paths are not searched.
+    pub fn find_contents(
+        &mut self,
+        root: &Root,
+        wanted: BTreeMap<Digest, u64>,
+        filter: &Filter,
+        monitor: &dyn Monitor,
+    ) -> Result<(), Untouched> {
+        let known: HashSet<&Digest> = self.digests.values().collect();
+        let wanted = wanted.into_iter().filter(|(digest, _)| !known.contains(digest));
+        let (wanted, sizes): (HashSet<Digest>, HashSet<u64>) = wanted.unzip();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+
+        let search = ContentSearch {
+            root,
+            live: self,
+            filter,
+            wanted,
+            sizes,
+            found: Mutex::default(),
+            untracked_count: AtomicUsize::new(0),
+            monitor,
+        };
+        let found = root.survey(&TreePath::root(), &search)?;
+        self.digests.extend(found);
+        Ok(())
+    }
+
     /// Stat of the tracked path, if it exists.
     pub fn get(&self, path: &TreePath) -> Option<&Stat> {
         let index = self.tracked.binary_search_by(|(other, _)| other.cmp(path)).ok()?;
@@ -285,6 +335,51 @@ impl<'a> SurveyRules for Walk<'a> {
             return Ok(Some(Found::Unknown(path, error)));
         }
         self.untracked_count.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+}
+
+impl<'a> SurveyRules for ContentSearch<'a> {
+    type State = Cursor<'a>;
+    type Item = (TreePath, Digest);
+    type Error = Untouched;
+
+    fn enter(&self, directory: &TreePath) -> Cursor<'a> {
+        self.filter.cursor_inside(directory)
+    }
+
+    fn selects(&self, cursor: &mut Cursor<'a>, name: ListedName<'_>) -> bool {
+        if name.kind.is_some_and(|kind| cursor.excludes(name.path, kind).is_some()) {
+            return false;
+        }
+        self.live.get(name.path).is_some()
+            || self.untracked_count.fetch_add(1, Ordering::Relaxed) < MAX_SEARCHED
+    }
+
+    fn visit(
+        &self,
+        cursor: &mut Cursor<'a>,
+        _: &OpenDirectory<'_>,
+        Visit { path, stat }: Visit,
+    ) -> Result<(Option<(TreePath, Digest)>, Descend), Untouched> {
+        check_cancelled(self.monitor)?;
+        if cursor.excludes(&path, stat.kind.entry_kind()).is_some() {
+            return Ok((None, Descend::Past));
+        }
+        let may_be_wanted = stat.kind == FileKind::File && self.sizes.contains(&stat.size);
+        if !may_be_wanted || self.live.digests.contains_key(&path) {
+            return Ok((None, Descend::Into));
+        }
+
+        // A file that cannot be read is no source.
+        let digest = digest_of_file(self.root, &path, stat.size, self.monitor).unwrap_or(None);
+        let digest = digest.filter(|digest| self.wanted.contains(digest));
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = digest.filter(|digest| found.insert(*digest));
+        Ok((digest.map(|digest| (path, digest)), Descend::Past))
+    }
+
+    fn fail(&self, _: TreePath, _: RootError) -> Result<Option<(TreePath, Digest)>, Untouched> {
         Ok(None)
     }
 }

@@ -287,18 +287,11 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Paths that are to hold this content, for messages.
-    pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
-        self.plan
-            .staged_items
-            .iter()
-            .filter_map(|item| match &item.source {
-                ContentSource::Content { .. } | ContentSource::LinkLive { .. } => {
-                    (item.entry.digest() == Some(digest)).then(|| item.entry.path.clone())
-                }
-                _ => None,
-            })
-            .collect()
+    /// Paths that wait for each content that no source has supplied yet.
+    pub fn missing_paths(&self) -> BTreeMap<Digest, Vec<TreePath>> {
+        let missing = self.missing();
+        let path = |item: &usize| self.plan.staged_items[*item].entry.path.clone();
+        missing.iter().map(|(digest, items)| (*digest, items.iter().map(path).collect())).collect()
     }
 
     /// Reads the staged file of `item`, up to `limit` bytes.

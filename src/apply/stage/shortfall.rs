@@ -3,9 +3,9 @@
 //! The listings of the archives are enough to know them, so a dry run can say how many bytes are
 //! fetched by digest.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use crate::apply::plan::{ChangePlan, ContentSource};
+use crate::apply::plan::ChangePlan;
 use crate::apply::stage::live_source::LiveSource;
 use crate::delta::Kind;
 use crate::diff_archive::{DeltaGroup, Listing};
@@ -33,15 +33,7 @@ pub fn find_shortfall(
         }
     }
 
-    let wanted: BTreeMap<Digest, u64> = plan
-        .staged_items
-        .iter()
-        .filter_map(|item| match item.source {
-            ContentSource::Content { size, digest } => Some((digest, size)),
-            _ => None,
-        })
-        .collect();
-    wanted
+    plan.contents()
         .into_iter()
         .filter(|(digest, _)| !live.contains(digest) && !supplied.contains(digest))
         .collect()

@@ -7,7 +7,7 @@ use crate::apply::stage::live_source::LiveSource;
 use crate::catalog::{Catalog, FileRef, Publish};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
-use crate::fetch::content::{ContentError, ContentStore, Sink};
+use crate::fetch::content::{ContentError, ContentEstimate, ContentStore, Sink};
 use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Side};
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
@@ -97,13 +97,16 @@ impl PublishedImage {
         live: &LiveSource,
         wanted: &[(Digest, u64)],
         downloaded: &[&FileRef],
-    ) -> Result<u64, UpdateError> {
+    ) -> Result<ContentEstimate, UpdateError> {
         let index_bytes = self
             .catalog
             .content
             .as_ref()
             .map_or(0, |index| self.repository.missing_bytes(&index.file));
-        let Some(index) = self.fetch_index(run)? else { return Ok(0) };
+        let Some(index) = self.fetch_index(run)? else {
+            let missing = wanted.iter().map(|(digest, _)| *digest).collect();
+            return Ok(ContentEstimate { bytes: 0, missing });
+        };
 
         let mut present: HashSet<Digest> = downloaded.iter().map(|file| file.sha256).collect();
         let is_ranged = self.repository.range_cost() == RangeCost::Range;
@@ -118,7 +121,8 @@ impl PublishedImage {
             }
         };
         let store = ContentStore::new(&index, &self.catalog.archives, &self.repository, live);
-        Ok(index_bytes.saturating_add(store.estimate(wanted, &mut cost)))
+        let estimate = store.estimate(wanted, &mut cost);
+        Ok(ContentEstimate { bytes: index_bytes.saturating_add(estimate.bytes), ..estimate })
     }
 
     /// Fetches the content index; `None` if the repository has no usable one.

@@ -9,6 +9,7 @@ use crate::apply::Untouched;
 use crate::apply::preflight::disk_space::ExtraSpace;
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
+use crate::apply::stage::shortfall::find_shortfall;
 use crate::host::{HookPhase, list_hooks};
 use crate::plan::Chain;
 use crate::update::error::{Refusal, UpdateError};
@@ -63,8 +64,12 @@ pub(super) fn run(
         let live = transaction.read_live_tree(&target)?;
         let plan = transaction.plan(&target, &live)?;
         let mut report = transaction.forecast(&target, &plan);
-        let chain: Vec<_> = archives.iter().map(ChainArchive::listed_file).collect();
-        report.by_digest = fetch_by_digest::forecast(update, &plan, &chain)?;
+        // A file that was edited since supplies nothing, and the targets of its deltas are fetched.
+        let live = update.contents_as_recorded();
+        let (listings, files): (Vec<_>, Vec<_>) =
+            archives.iter().map(ChainArchive::listed_file).unzip();
+        let shortfall = find_shortfall(&plan, &live, &listings);
+        report.by_digest = fetch_by_digest::forecast(update, &live, shortfall, &files)?.by_digest;
         report.refusal = fits.err().or(report.refusal);
         return Ok(StrategyOutcome::done(report));
     }

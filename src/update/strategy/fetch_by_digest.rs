@@ -6,12 +6,9 @@
 use std::collections::HashSet;
 use std::io::{self, BufReader};
 
-use crate::apply::plan::ChangePlan;
 use crate::apply::stage::live_source::LiveSource;
-use crate::apply::stage::shortfall::find_shortfall;
 use crate::apply::stage::{Stage, StageError};
 use crate::catalog::FileRef;
-use crate::diff_archive::Listing;
 use crate::digest::Digest;
 use crate::manifest::Manifest;
 use crate::plan::FullSyncReason;
@@ -58,25 +55,32 @@ pub(super) fn fill_missing(
     Err(TransactionError::ContentMissing(FullSyncReason::ContentMissing(list_paths(&missing))))
 }
 
-/// Estimates the contents that neither the tree nor the archives of `chain` supply.
+/// Contents that a run would fetch by digest.
+pub(super) struct ContentForecast {
+    /// `None` if there are none.
+    pub by_digest: Option<ByDigest>,
+    /// Those that no archive has.
+    pub missing: HashSet<Digest>,
+}
+
+/// Estimates the transfer of `wanted`, contents that neither the tree nor a chain supplies.
 ///
-/// The files of the chain are downloaded before these contents are.
+/// The `downloaded` files cost nothing, because the run has them before these contents.
 pub(super) fn forecast(
     update: &HeadUpdate<'_>,
-    plan: &ChangePlan,
-    chain: &[(&Listing, &FileRef)],
-) -> Result<Option<ByDigest>, TransactionError> {
+    live: &LiveSource<'_>,
+    mut wanted: Vec<(Digest, u64)>,
+    downloaded: &[&FileRef],
+) -> Result<ContentForecast, TransactionError> {
     let run = update.run();
-    // A file that was edited since supplies nothing, and the targets of its deltas are fetched.
-    let live = update.contents_as_recorded();
-    let (listings, files): (Vec<&Listing>, Vec<&FileRef>) = chain.iter().copied().unzip();
-    let mut wanted = find_shortfall(plan, &live, &listings);
-
-    let mut result = ByDigest { contents: 0, bytes: 0 };
+    let mut by_digest = ByDigest { contents: 0, bytes: 0 };
+    let mut missing = HashSet::new();
     let mut add = |published: &PublishedImage, contents: &[(Digest, u64)]| {
         if !contents.is_empty() {
-            result.contents += contents.len();
-            result.bytes += published.estimate_contents(run, &live, contents, &files)?;
+            let estimate = published.estimate_contents(run, live, contents, downloaded)?;
+            by_digest.contents += contents.len() - estimate.missing.len();
+            by_digest.bytes += estimate.bytes;
+            missing.extend(estimate.missing);
         }
         Ok::<(), UpdateError>(())
     };
@@ -91,7 +95,8 @@ pub(super) fn forecast(
         }
     }
     add(update.published, &wanted)?;
-    Ok((result.contents > 0).then_some(result))
+    let by_digest = (by_digest.contents > 0).then_some(by_digest);
+    Ok(ContentForecast { by_digest, missing })
 }
 
 /// Moves contents that rsync received into the stage.
@@ -112,8 +117,7 @@ pub(super) fn take_received(
 
 /// Returns all paths whose content the stage still needs, in tree order.
 pub(super) fn list_missing(stage: &Stage<'_>) -> Vec<TreePath> {
-    let mut paths: Vec<TreePath> =
-        stage.missing_contents().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+    let mut paths: Vec<TreePath> = stage.missing_paths().into_values().flatten().collect();
     paths.sort_unstable();
     paths
 }

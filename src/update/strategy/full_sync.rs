@@ -1,25 +1,42 @@
-//! Full sync: the whole tree is compared by content, and rsync delivers the files that differ.
+//! Full sync: any state of the tree, an empty one included, becomes a published generation.
+//!
+//! The whole tree is compared by content. A content that is at another path is copied; the others
+//! are fetched from the repository by digest. Rsync delivers only contents that the repository does
+//! not have, or all that are missing if it cannot be reached.
 
-use crate::apply::plan::{CheckLevel, UntrackedPolicy};
-use crate::apply::stage::Stage;
-use crate::apply::stage::fill;
+use std::collections::HashSet;
+
+use crate::apply::plan::{ChangePlan, CheckLevel, StagedItem, UntrackedPolicy};
 use crate::apply::stage::live_source::LiveSource;
-use crate::entry::{Entry, EntryKind};
-use crate::full_sync::{Comparison, FullSyncError, Module, Server, manifest_of_parents};
+use crate::apply::stage::shortfall::find_shortfall;
+use crate::apply::stage::{Stage, fill};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::filter::Filter;
+use crate::full_sync::{
+    Comparison, FullSyncError, Module, ReceiveDir, Server, manifest_of_parents,
+};
 use crate::host::Drift;
 use crate::image::Layer;
 use crate::plan::FullSyncReason;
+use crate::root::Root;
 use crate::tree_path::TreePath;
-use crate::update::error::{NoFullSync, Refusal, UpdateError, UsageError};
+use crate::update::error::{
+    NoFullSync, Refusal, RepositoryFailure, UpdateError, UsageError, list_paths,
+};
 use crate::update::notice::{Route, TransactionNotice};
 use crate::update::request::{RsyncScope, SyncMode};
 use crate::update::run::Run;
 use crate::update::source::overrides;
-use crate::update::strategy::fetch_by_digest::{fill_missing, list_missing};
+use crate::update::strategy::fetch_by_digest::{self, fill_missing, list_missing};
 use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
 use crate::update::strategy::rsync_only::{refuse_displacement, set_directory_times};
+use crate::update::transaction::disk_space;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::target::{Delivery, Target};
+
+/// Missing files that rsync is asked for by name; each costs it a rule for every file of the image.
+const MAX_NAMED: usize = 500;
 
 /// Updates the tree to the head, or to its recorded generation, without diffs.
 pub(super) fn run(
@@ -45,7 +62,7 @@ pub(super) fn sync(update: &HeadUpdate<'_>, route: Route) -> Result<StrategyOutc
     }
     target.policy.check_level = CheckLevel::Content;
     target.policy.drift = Drift::Repair;
-    target.delivery = Delivery::ReceiveDir;
+    target.delivery = Delivery::FullSync;
     if transaction.installed.is_none() {
         // Stale paths cannot be distinguished from untracked ones, so all paths that the image
         // lacks are removed, within the deletion budget.
@@ -55,12 +72,19 @@ pub(super) fn sync(update: &HeadUpdate<'_>, route: Route) -> Result<StrategyOutc
         restrict_target(run, &mut target, scope)?;
     }
 
-    let live = transaction.read_live_tree(&target)?;
+    let mut live = transaction.read_live_tree(&target)?;
     let plan = transaction.plan(&target, &live)?;
+    live.find_contents(&run.session.root, plan.contents(), &run.filter, run.monitor)?;
+    let contents = LiveSource::from_live_tree(&run.session.root, &live, run.monitor);
     if request.dry_run {
         let mut report = transaction.forecast(&target, &plan);
-        if plan.bytes() > 0 && request.rsync.is_none() {
-            report.refusal.get_or_insert_with(|| NoFullSync::NoServer.into());
+        let shortfall = find_shortfall(&plan, &contents, &[]);
+        let forecast = fetch_by_digest::forecast(update, &contents, shortfall, &[]);
+        let forecast = forecast.map_err(TransactionError::into_final)?;
+        report.by_digest = forecast.by_digest;
+        if !forecast.missing.is_empty() && request.rsync.is_none() {
+            let reason = lacking(&paths_of(&plan, &forecast.missing));
+            report.refusal.get_or_insert_with(|| NoFullSync::NoServer(reason).into());
         }
         return Ok(StrategyOutcome::done(report));
     }
@@ -71,7 +95,6 @@ pub(super) fn sync(update: &HeadUpdate<'_>, route: Route) -> Result<StrategyOutc
         }
     }
 
-    let contents = LiveSource::from_live_tree(&run.session.root, &live, run.monitor);
     let report = transaction
         .execute(&target, &plan, |stage| fill(update, stage, &contents))
         .map_err(TransactionError::into_final)?;
@@ -105,7 +128,7 @@ fn restrict_target(
     Ok(())
 }
 
-/// Fills a stage from the tree, then by rsync, then from the repository by digest.
+/// Fills a stage from the tree, then from the repository by digest, then by rsync.
 fn fill(
     update: &HeadUpdate<'_>,
     stage: &Stage<'_>,
@@ -113,52 +136,71 @@ fn fill(
 ) -> Result<(), TransactionError> {
     let run = update.run();
     fill::from_live(stage, contents)?;
-    if stage.missing_contents().is_empty() {
-        return Ok(());
-    }
-    let Some(server) = &run.request.rsync else { return Err(NoFullSync::NoServer.into()) };
-    receive_missing(run, stage, server)?;
+    let failure = match fill_missing(update, stage, contents) {
+        Err(TransactionError::ContentMissing(reason)) => RepositoryFailure::Lacks(reason),
+        Err(TransactionError::Failed(error @ UpdateError::Fetch(_))) => {
+            RepositoryFailure::Unusable(Box::new(error))
+        }
+        result => return result,
+    };
 
-    // Paths of overrides are in no module of the image, and rsync does not send excluded seed files.
-    // So neither says anything about the image.
-    let mut changed = list_missing(stage);
-    changed.retain(|path| {
-        let mut overrides = update.transaction.overrides.iter();
-        overrides.all(|layer| layer.manifest.get(path).is_none())
-            && run.filter.excludes(path, EntryKind::Other).is_none()
-    });
-    if !changed.is_empty() {
-        run.monitor.warn(TransactionNotice::ImageChangedOnServer { paths: &changed });
+    let Some(server) = &run.request.rsync else { return Err(failure.without_rsync().into()) };
+    let failure = receive_missing(run, stage, server, failure)?;
+    let missing = list_missing(stage);
+    match failure {
+        _ if missing.is_empty() => Ok(()),
+        RepositoryFailure::Lacks(_) => Err(NoFullSync::ImageChanged(lacking(&missing)).into()),
+        RepositoryFailure::Unusable(error) => Err((*error).into()),
     }
-    fill_missing(update, stage, contents)
 }
 
-/// Receives the image by rsync and moves the needed contents into the stage.
+/// Receives by rsync what the repository did not supply, and gives its failure back.
 pub(super) fn receive_missing(
     run: &Run<'_>,
     stage: &Stage<'_>,
     server: &Server,
-) -> Result<(), TransactionError> {
-    let directory = match &run.request.mode {
-        SyncMode::Rsync(scope) => scope.directory.clone(),
-        SyncMode::Diffs(_) | SyncMode::Repair(_) => TreePath::root(),
+    failure: RepositoryFailure,
+) -> Result<RepositoryFailure, TransactionError> {
+    run.monitor.warn(TransactionNotice::ReceivingByRsync { failure: &failure });
+    disk_space::check_before_receiving(run, stage.missing_contents().values().sum())?;
+    let receive_dir = run.create_receive_dir()?;
+    match receive(run, server, &receive_dir, &list_missing(stage)) {
+        Ok(tree) => take_missing(stage, &tree)?,
+        Err(error) => return Err(failure.and_rsync(error, server).into()),
+    }
+    Ok(failure)
+}
+
+/// Receives files of the image by rsync: the missing ones, or all that differ if these are many.
+fn receive(
+    run: &Run<'_>,
+    server: &Server,
+    receive_dir: &ReceiveDir,
+    missing: &[TreePath],
+) -> Result<Root, FullSyncError> {
+    let root_of_image = TreePath::root();
+    let (directory, rules) = match &run.request.mode {
+        _ if missing.len() <= MAX_NAMED => (&root_of_image, Filter::rsync_rules_of_files(missing)),
+        SyncMode::Rsync(scope) => (&scope.directory, run.filter.rsync_rules()),
+        SyncMode::Diffs(_) | SyncMode::Repair(_) => (&root_of_image, run.filter.rsync_rules()),
     };
     let module = Module {
         server,
         layer: &Layer::Image(run.request.image.clone()),
-        directory: &directory,
-        rules: &run.filter.rsync_rules(),
+        directory,
+        rules: &rules,
         comparison: Comparison::Checksum,
         times: &run.times,
         deadline: run.rsync_deadline(),
     };
-    let tree = module
-        .receive(&run.session.root, &run.create_receive_dir()?, run.monitor)
-        .map_err(|error| convert_error(error, server))?;
+    module.receive(&run.session.root, receive_dir, run.monitor)
+}
 
-    for digest in stage.missing_contents().into_keys() {
-        for path in stage.paths_of(&digest) {
-            if stage.move_content(&digest, &tree, &path)? {
+/// Moves the missing contents from received files into the stage.
+fn take_missing(stage: &Stage<'_>, tree: &Root) -> Result<(), TransactionError> {
+    for (digest, paths) in stage.missing_paths() {
+        for path in paths {
+            if stage.move_content(&digest, tree, &path)? {
                 break;
             }
         }
@@ -166,12 +208,14 @@ pub(super) fn receive_missing(
     Ok(())
 }
 
-/// Converts an rsync error: a missing service is no failure of a server that should have one.
-fn convert_error(error: FullSyncError, server: &Server) -> UpdateError {
-    match error {
-        FullSyncError::Unavailable(_)
-        | FullSyncError::NotInstalled
-        | FullSyncError::NotFound(_) => NoFullSync::Unavailable(error).into(),
-        error => UpdateError::from_full_sync(error, server),
-    }
+/// Lists the paths of a plan that are to hold one of `contents`.
+fn paths_of(plan: &ChangePlan, contents: &HashSet<Digest>) -> Vec<TreePath> {
+    let waits =
+        |item: &&StagedItem| item.entry.digest().is_some_and(|digest| contents.contains(digest));
+    plan.staged_items.iter().filter(waits).map(|item| item.entry.path.clone()).collect()
+}
+
+/// Returns the reason that `paths` are to hold contents that the repository lacks.
+pub(super) fn lacking(paths: &[TreePath]) -> FullSyncReason {
+    FullSyncReason::ContentMissing(list_paths(paths))
 }

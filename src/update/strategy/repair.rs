@@ -1,6 +1,7 @@
 //! Repair: the image is at its generation, but deviations or overrides need work.
 
 use crate::apply::plan::{ChangePlan, CheckLevel};
+use crate::apply::stage::shortfall::find_shortfall;
 use crate::host::{Check, Drift};
 use crate::manifest::path_text;
 use crate::tree_path::TreePath;
@@ -46,7 +47,9 @@ pub(super) fn run(
     let plan = transaction.plan(&target, &live)?;
     if run.request.dry_run {
         let mut report = transaction.forecast(&target, &plan);
-        report.by_digest = fetch_by_digest::forecast(update, &plan, &[])?;
+        let live = update.contents_as_recorded();
+        let shortfall = find_shortfall(&plan, &live, &[]);
+        report.by_digest = fetch_by_digest::forecast(update, &live, shortfall, &[])?.by_digest;
         return Ok(StrategyOutcome::done(report));
     }
 

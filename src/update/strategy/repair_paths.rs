@@ -20,7 +20,9 @@ use crate::image::Layer;
 use crate::state::seen::SeenHeads;
 use crate::state::{OverrideRecord, State, pinned};
 use crate::tree_path::TreePath;
-use crate::update::error::{NoFullSync, Refusal, TrustError, UpdateError, UsageError};
+use crate::update::error::{
+    NoFullSync, Refusal, RepositoryFailure, TrustError, UpdateError, UsageError,
+};
 use crate::update::installed::{Installed, recorded};
 use crate::update::notice::{Route, TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
@@ -30,7 +32,7 @@ use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides::{LayerSource, OverrideLayer};
 use crate::update::source::published::PublishedImage;
 use crate::update::strategy::fetch_by_digest::{fetch_wanted, list_missing};
-use crate::update::strategy::full_sync;
+use crate::update::strategy::full_sync::{self, lacking};
 use crate::update::strategy::head_update::StrategyOutcome;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::image_keys::ImageAge;
@@ -129,31 +131,42 @@ impl<'a> PathRepair<'a> {
             return Ok(());
         }
 
-        let unreachable = match self.published(run) {
-            Ok(layers) => {
-                for published in layers {
-                    let wanted: Vec<(Digest, u64)> = stage.missing_contents().into_iter().collect();
-                    fetch_wanted(run, stage, live, published, &wanted)?;
-                }
-                None
-            }
-            Err(error @ (UpdateError::Cancelled | UpdateError::Trust(_))) => {
-                return Err(error.into());
-            }
-            Err(error) => Some(error),
+        let failure = match self.fetch_missing(run, stage, live) {
+            Err(TransactionError::Failed(
+                error @ (UpdateError::Fetch(_)
+                | UpdateError::Usage(_)
+                | UpdateError::UnknownImage { .. }),
+            )) => RepositoryFailure::Unusable(Box::new(error)),
+            Err(error) => return Err(error),
+            Ok(()) if stage.missing_contents().is_empty() => return Ok(()),
+            Ok(()) => RepositoryFailure::Lacks(lacking(&list_missing(stage))),
         };
-        if stage.missing_contents().is_empty() {
-            return Ok(());
-        }
-        if let Some(server) = &run.request.rsync {
-            full_sync::receive_missing(run, stage, server)?;
-        }
+        let failure = match &run.request.rsync {
+            Some(server) => full_sync::receive_missing(run, stage, server, failure)?,
+            None => failure,
+        };
         let paths = list_missing(stage);
-        match unreachable {
+        match failure {
             _ if paths.is_empty() => Ok(()),
-            Some(error) => Err(error.into()),
-            None => Err(UpdateError::from(NoFullSync::ContentNowhere { paths }).into()),
+            RepositoryFailure::Lacks(_) => {
+                Err(UpdateError::from(NoFullSync::ContentNowhere { paths }).into())
+            }
+            RepositoryFailure::Unusable(error) => Err((*error).into()),
         }
+    }
+
+    /// Fetches what the stage still needs from the repository.
+    fn fetch_missing(
+        &self,
+        run: &Run<'_>,
+        stage: &Stage<'_>,
+        live: &LiveSource<'_>,
+    ) -> Result<(), TransactionError> {
+        for published in self.published(run)? {
+            let wanted: Vec<(Digest, u64)> = stage.missing_contents().into_iter().collect();
+            fetch_wanted(run, stage, live, published, &wanted)?;
+        }
+        Ok(())
     }
 
     /// The published layers of the record, the overrides first.

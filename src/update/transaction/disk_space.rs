@@ -46,13 +46,29 @@ pub(super) fn check_before_staging(
     );
     let route = match target.delivery {
         Delivery::ReceiveDir => StagingRoute::ReceiveDir,
-        Delivery::Archives => StagingRoute::Direct,
+        Delivery::Archives | Delivery::FullSync => StagingRoute::Direct,
     };
     required.add_plan(plan, route).map_err(Untouched::from)?;
 
     // On limited filesystems the backups are copies.
     let copied = preflight::check_limited_space(&session.root, plan, &plan.filesystems)?;
     required.add_bytes(copied).map_err(Untouched::from)?;
+    provide(run, &required)
+}
+
+/// Refuses a reception by rsync of `bytes` that cannot fit into the receive directory.
+pub(in crate::update) fn check_before_receiving(
+    run: &Run<'_>,
+    bytes: u64,
+) -> Result<(), UpdateError> {
+    let session = run.session;
+    let mut required = SpaceRequirement::new(
+        &session.root,
+        &session.filesystems,
+        session.host.as_ref(),
+        &session.mounts,
+    );
+    required.add_bytes(bytes).map_err(Untouched::from)?;
     provide(run, &required)
 }
 

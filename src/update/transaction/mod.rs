@@ -482,7 +482,7 @@ impl<'a> UpdateTransaction<'a> {
             .installed
             .is_some_and(|installed| installed.composed_id() == self.composed_id(&target.image));
         match target.delivery {
-            Delivery::ReceiveDir => "full-sync",
+            Delivery::FullSync | Delivery::ReceiveDir => "full-sync",
             Delivery::Archives if is_installed => "repair",
             Delivery::Archives => "diffs",
         }

@@ -66,6 +66,8 @@ pub(in crate::update) struct Target {
 pub(in crate::update) enum Delivery {
     /// Download from archives and the repository, directly into the stages.
     Archives,
+    /// The same for a full sync; rsync supplies only contents that the repository lacks.
+    FullSync,
     /// Reception by rsync into the receive directory, on the filesystem of the root.
     ReceiveDir,
 }
