@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::compression::{FrameCompression, FrameCompressor};
@@ -61,8 +62,34 @@ pub struct ContentLocation {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentIndex {
     archives: Vec<RepoPath>,
-    /// Keyed by digest, the best location first, with the number of the archive.
-    records: Vec<(IndexRecord, u32)>,
+    /// Keyed by digest, the best location first.
+    records: Vec<NumberedRecord>,
+}
+
+/// A record, and the number of its archive.
+pub type NumberedRecord = (IndexRecord, u32);
+
+/// The head of a published index: its archives, and the first digest of each block.
+#[derive(Clone, Debug)]
+pub struct IndexHead {
+    archives: Vec<RepoPath>,
+    firsts: Vec<Digest>,
+    table: Arc<FrameTable>,
+    /// End of the text of the head.
+    end: TextPosition,
+}
+
+/// A place between two lines of an index.
+#[derive(Clone, Debug)]
+struct TextPosition {
+    /// Number of lines before it.
+    lines: u64,
+    /// Number of bytes before it.
+    length: u64,
+    /// Largest length.
+    limit: u64,
+    /// The record before it.
+    last: Option<NumberedRecord>,
 }
 
 /// A part of the text with the digest of its first line.
@@ -187,16 +214,48 @@ impl ContentIndex {
     ) -> Result<Self, IndexError> {
         let compression = FrameCompression::Zstd;
         let mut file = FramedFile { bytes: from, size: stored, compression, head };
+        let head = IndexHead::read(&FrameHead::read(&mut file)?, stored)?;
+
+        let mut frames = VerifiedFrames::new(file.bytes, Arc::clone(&head.table), compression);
+        let mut position = head.end.clone();
+        let mut records = Vec::new();
+        for number in 0..head.firsts.len() {
+            let block = frames.next_frame()?.ok_or(IndexError::Blocks)?;
+            head.read_lines(number, block, &mut position, &mut |record| records.push(record))?;
+        }
+        match frames.next_frame()? {
+            None => Ok(ContentIndex { archives: head.archives, records }),
+            Some(_) => Err(IndexError::Blocks),
+        }
+    }
+
+    /// An index without records, for the archives of `head`.
+    pub fn of_archives(head: &IndexHead) -> Self {
+        ContentIndex { archives: head.archives.clone(), records: Vec::new() }
+    }
+
+    /// Adds records of blocks of the same index that it does not have.
+    pub fn add(&mut self, records: Vec<NumberedRecord>) {
+        self.records.extend(records);
+        self.records.sort_unstable_by(compare);
+    }
+}
+
+impl IndexHead {
+    /// Reads the verified `head` of an index of `stored` bytes.
+    pub fn read(head: &FrameHead, stored: u64) -> Result<Self, IndexError> {
         let limit = stored.saturating_mul(MAX_RATIO).saturating_add(SMALL_TEXT).min(MAX_TEXT);
-        let head = FrameHead::read(&mut file)?;
+        let mut index = IndexHead {
+            archives: Vec::new(),
+            firsts: Vec::new(),
+            table: Arc::clone(head.table()),
+            end: TextPosition { lines: 0, length: 0, limit, last: None },
+        };
 
         // One byte above the limit shows a text that is too long.
         let mut text = BufReader::new(head.frames().take(limit + 1));
-        let mut index = ContentIndex::default();
-        let mut firsts = Vec::new();
         let mut line = Vec::new();
-        let mut lines = 0u64;
-        let mut length = 0u64;
+        let TextPosition { mut lines, mut length, .. } = index.end;
         loop {
             line.clear();
             length += text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? as u64;
@@ -206,80 +265,117 @@ impl ContentIndex {
             lines += 1;
             let is_valid = match lines {
                 1 => line == HEAD,
-                _ => index.add_head_line(&line, &mut firsts).is_some(),
+                _ => index.add_line(&line).is_some(),
             };
             if !is_valid || length > limit {
                 return Err(IndexError::Line(lines));
             }
         }
-        if firsts.len() != head.table().count() {
+        if index.firsts.len() != index.table.count() {
             return Err(IndexError::Blocks);
         }
+        (index.end.lines, index.end.length) = (lines, length);
+        Ok(index)
+    }
 
-        let table = Arc::clone(head.table());
-        let mut frames = VerifiedFrames::new(file.bytes, table, FrameCompression::Zstd);
-        for first in &firsts {
-            let block = frames.next_frame()?.ok_or(IndexError::Blocks)?;
-            let records = index.records.len();
-            length += block.len() as u64;
-            for line in block.split_inclusive(|byte| *byte == b'\n') {
-                lines += 1;
-                if length > limit || index.add_record(line).is_none() {
-                    return Err(IndexError::Line(lines));
-                }
+    /// Numbers of the blocks that may have records of a content (clause 4).
+    pub fn blocks_of(&self, digest: &Digest) -> Range<usize> {
+        let start = self.firsts.partition_point(|first| first < digest).saturating_sub(1);
+        start..self.firsts.partition_point(|first| first <= digest)
+    }
+
+    /// The blocks: length and digest of each.
+    pub fn table(&self) -> &Arc<FrameTable> {
+        &self.table
+    }
+
+    /// Reads the records of one block whose content `is_wanted`; `stored` are its bytes in the file.
+    pub fn read_block(
+        &self,
+        number: usize,
+        stored: &[u8],
+        is_wanted: impl Fn(&Digest) -> bool,
+    ) -> Result<Vec<NumberedRecord>, IndexError> {
+        let (table, compression) = (Arc::clone(&self.table), FrameCompression::Zstd);
+        let mut frames = VerifiedFrames::part(stored, table, number..number + 1, compression);
+        let block = frames.next_frame()?.ok_or(IndexError::Blocks)?;
+
+        let mut records = Vec::new();
+        self.read_lines(number, block, &mut self.end.clone(), &mut |record| {
+            if is_wanted(&record.0.digest) {
+                records.push(record);
             }
-            if index.records.get(records).map(|(record, _)| record.digest) != Some(*first) {
-                return Err(IndexError::Blocks);
-            }
+        })?;
+        Ok(records)
+    }
+
+    /// Passes the records of block `number` to `on_record`; `position` is its place in the text.
+    fn read_lines(
+        &self,
+        number: usize,
+        block: &[u8],
+        position: &mut TextPosition,
+        on_record: &mut dyn FnMut(NumberedRecord),
+    ) -> Result<(), IndexError> {
+        position.length += block.len() as u64;
+        let mut first = None;
+        for line in block.split_inclusive(|byte| *byte == b'\n') {
+            position.lines += 1;
+            let record = self.parse_record(line).filter(|record| {
+                let in_order =
+                    position.last.as_ref().is_none_or(|last| compare(last, record).is_lt());
+                in_order && position.length <= position.limit
+            });
+            let Some(record) = record else { return Err(IndexError::Line(position.lines)) };
+            first.get_or_insert(record.0.digest);
+            position.last = Some(record);
+            on_record(record);
         }
-        match frames.next_frame()? {
-            None => Ok(index),
-            Some(_) => Err(IndexError::Blocks),
-        }
+        if first == self.firsts.get(number).copied() { Ok(()) } else { Err(IndexError::Blocks) }
     }
 
     /// Adds an archive or the first digest of a block; `None` if the line is not valid.
-    fn add_head_line(&mut self, line: &[u8], firsts: &mut Vec<Digest>) -> Option<()> {
+    fn add_line(&mut self, line: &[u8]) -> Option<()> {
         let content = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
         if let Some(digest) = content.strip_prefix("block ") {
-            firsts.push(digest.parse().ok()?);
-            return Some(());
+            let first = digest.parse().ok()?;
+            let in_order = self.firsts.last().is_none_or(|last| *last <= first);
+            self.firsts.push(first);
+            return in_order.then_some(());
         }
 
         let file = RepoPath::new(content.strip_prefix("archive ")?).ok()?;
         let in_order = self.archives.last().is_none_or(|last| *last < file);
-        if !in_order || !firsts.is_empty() || self.archives.len() >= MAX_ARCHIVES {
+        if !in_order || !self.firsts.is_empty() || self.archives.len() >= MAX_ARCHIVES {
             return None;
         }
         self.archives.push(file);
         Some(())
     }
 
-    /// Adds a record; `None` if the line is not valid.
-    fn add_record(&mut self, line: &[u8]) -> Option<()> {
+    /// Parses a record; `None` if the line is not valid.
+    fn parse_record(&self, line: &[u8]) -> Option<NumberedRecord> {
         let content = line.strip_suffix(b"\n")?;
         let mut words = content.split(|byte| *byte == b' ').peekable();
         let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
         let mut number = || parse_number(&mut words).filter(|number| *number <= MAX_FILE);
         let (size, archive) = (number()?, u32::try_from(number()?).ok()?);
         let (frame, offset) = (number()?, number()?);
-
         let group = if words.peek().is_some() { Some(parse_number(&mut words)?) } else { None };
-        let place = ContentLocation { frame, offset, group };
 
-        let record = (IndexRecord { digest, size, place }, archive);
-        let in_order = self.records.last().is_none_or(|last| compare(last, &record).is_lt());
-        if words.next().is_some() || archive as usize >= self.archives.len() || !in_order {
+        if words.next().is_some() || archive as usize >= self.archives.len() {
             return None;
         }
-        self.records.push(record);
-        Some(())
+        Some((
+            IndexRecord { digest, size, place: ContentLocation { frame, offset, group } },
+            archive,
+        ))
     }
 }
 
 /// Order of all records (clause 4): of equal digests, whole contents first.
-fn compare(a: &(IndexRecord, u32), b: &(IndexRecord, u32)) -> Ordering {
-    let key = |(record, archive): &(IndexRecord, u32)| {
+fn compare(a: &NumberedRecord, b: &NumberedRecord) -> Ordering {
+    let key = |(record, archive): &NumberedRecord| {
         (record.digest, record.place.group.is_some(), *archive)
     };
     key(a).cmp(&key(b)).then_with(|| a.0.compare(&b.0))

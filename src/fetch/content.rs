@@ -1,86 +1,68 @@
 //! Contents by digest, read from the frames of archives that the content index names.
 //!
-//! The head of an archive is fetched once; its digest is in the catalog. Adjacent frames are fetched
-//! by one range, and each is compared with the frame table before it is decompressed. A content is
-//! passed on through a reader that checks its digest at the end, so a wrong index is noticed. If a
-//! place fails, the next one in the index is tried.
+//! The head of an archive is fetched once; its digest is in the catalog. Adjacent and near frames are
+//! fetched by one range, and each is compared with the frame table before it is decompressed. A
+//! content is passed on through a reader that checks its digest at the end, so a wrong index is
+//! noticed. If a place fails, the next one in the index is tried.
+//!
+//! Several threads fetch, decompress and pass on contents, each one range at a time. So the time of a
+//! request to the server is hidden by the work of the others, and memory is bounded by the ranges.
 
+mod archive_heads;
 mod error;
+mod frame_run;
 mod group_sources;
+mod locking;
+mod place_choice;
+mod published_index;
+mod ranges;
+mod searched_index;
 mod verifying_reader;
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::Read;
-use std::ops::Range;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
-use self::error::{FrameError, MissingReason};
+use self::archive_heads::ArchiveHeads;
+use self::error::{FrameError, MissingReason, is_final};
+use self::frame_run::{FrameRun, RunAttempt, WantedContent, frames_of_patch, join_near};
 use self::group_sources::GroupSources;
+use self::locking::lock;
+use self::place_choice::PlaceChoice;
+use self::published_index::PublishedIndex;
+use self::searched_index::SearchedIndex;
 use self::verifying_reader::pass_on;
-use super::error::{FetchError, FetchErrorKind, Side};
-use crate::catalog::{Archive, FileRef, RepoPath};
-use crate::delta::{MAX_DEPTH, MAX_PATCH};
-use crate::diff_archive::content_index::{ContentIndex, ContentLocation, IndexRecord};
-use crate::diff_archive::{
-    ArchiveLimits, DeltaGroup, FrameCompression, FrameFault, FrameHead, FrameTable, FramedFile,
-    GroupSource, MAX_FRAME_HEAD, Sources, VerifiedFrames, Workspace, read_listing,
-};
+use crate::catalog::{Archive, FileRef, IndexFile, RepoPath};
+use crate::delta::MAX_PATCH;
+use crate::diff_archive::content_index::{ContentIndex, ContentLocation};
+use crate::diff_archive::{DeltaGroup, GroupSource, Sources, VerifiedFrames, Workspace};
 use crate::digest::Digest;
 
 pub use self::error::{ContentError, Missing};
-pub use self::verifying_reader::Sink;
+pub use self::ranges::Ranges;
+pub use self::verifying_reader::{Sink, VerifyingReader};
 
 /// Limit of the fetched sources of one delta group: they are held in memory.
 const MAX_FETCHED_SOURCES: u64 = 256 << 20;
-/// Places of one content that are tried. Each costs a request, and an index may name a million.
-const MAX_PLACES: usize = 64;
+/// Fetched sources above which only one delta group at a time is built.
+const MANY_SOURCES: u64 = 32 << 20;
 /// Frames that may fail before no more places are tried: sources of deltas have places as well, so
 /// that the places of one content multiply with each depth.
 const MAX_FAILED_FRAMES: u32 = 10_000;
-/// Adjacent frames that one request fetches: it bounds the space of a range in the spool.
-const MAX_RUN: u64 = 64;
-
-/// Access to ranges of a repository's files.
-pub trait Ranges {
-    /// Reads `length` bytes of `file` from `offset`, unverified: the caller knows their digest.
-    fn range(
-        &self,
-        file: &FileRef,
-        offset: u64,
-        length: u64,
-    ) -> Result<Box<dyn Read + '_>, FetchError>;
-
-    /// Like [`range`](Self::range), for bytes that were wrong: caches on the way are bypassed.
-    fn range_again(
-        &self,
-        file: &FileRef,
-        offset: u64,
-        length: u64,
-    ) -> Result<Box<dyn Read + '_>, FetchError> {
-        self.range(file, offset, length)
-    }
-}
+/// Threads that fetch; more requests at a time would crowd out those of other nodes.
+const MAX_THREADS: usize = 6;
 
 /// The contents that a repository publishes, by digest.
 pub struct ContentStore<'s> {
-    index: &'s ContentIndex,
-    archives: HashMap<&'s RepoPath, &'s Archive>,
-    ranges: &'s dyn Ranges,
+    index: Mutex<SearchedIndex<'s>>,
+    heads: ArchiveHeads<'s>,
     local: &'s dyn Sources,
-    limits: ArchiveLimits,
-    /// Archives whose heads were read.
-    opened: RefCell<HashMap<&'s RepoPath, Rc<OpenedArchive>>>,
     /// Frames that have failed.
-    failures: Cell<u32>,
-}
-
-/// Parts of the verified head of an archive.
-struct OpenedArchive {
-    table: Arc<FrameTable>,
-    groups: Vec<DeltaGroup>,
-    compression: FrameCompression,
+    failures: AtomicU32,
+    /// Held while a delta group with many fetched sources is built.
+    many_sources: Mutex<()>,
 }
 
 /// Transfer that a fetch of contents needs, as far as the index shows it.
@@ -92,13 +74,6 @@ pub struct ContentEstimate {
     pub missing: Vec<Digest>,
 }
 
-#[derive(Clone, Copy)]
-struct WantedContent {
-    digest: Digest,
-    size: u64,
-    place: ContentLocation,
-}
-
 /// A content that was not supplied yet.
 struct PendingContent {
     size: u64,
@@ -106,33 +81,14 @@ struct PendingContent {
     reason: MissingReason,
 }
 
-/// Frame of an archive, by its number, with the delta group that begins in it.
-type FrameKey<'s> = (&'s RepoPath, u64, Option<u64>);
+/// Frame of an archive: whether a delta group begins in it, its number, and that of the group.
+type FrameKey<'s> = (&'s RepoPath, bool, u64, Option<u64>);
 
-/// Contents in adjacent frames of one archive, or those that one delta group yields.
-struct FrameRun<'s> {
-    file: &'s RepoPath,
-    group: Option<u64>,
-    /// Frames of the contents; of a group only the first one is known.
-    frames: Range<u64>,
-    /// In the order of their places.
-    contents: Vec<WantedContent>,
-    attempt: RunAttempt,
-}
-
-/// Whether a run is read for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RunAttempt {
-    First,
-    /// The bytes had another digest: a cache may have damaged them.
-    BypassingCaches,
-}
-
-impl FrameRun<'_> {
-    /// Whether contents of several frames are read by one request.
-    fn is_divisible(&self) -> bool {
-        self.contents.windows(2).any(|pair| pair[0].place.frame != pair[1].place.frame)
-    }
+/// Contents of a run that were supplied, and reasons of the others.
+#[derive(Default)]
+struct RunResult {
+    supplied: HashSet<Digest>,
+    failed: Vec<(Digest, MissingReason)>,
 }
 
 impl<'s> ContentStore<'s> {
@@ -143,27 +99,52 @@ impl<'s> ContentStore<'s> {
         ranges: &'s dyn Ranges,
         local: &'s dyn Sources,
     ) -> Self {
-        let archives = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
+        ContentStore::of_index(SearchedIndex::Whole(index), archives, ranges, local)
+    }
+
+    /// Like [`new`](Self::new), but fetches the needed blocks of the published `index`.
+    ///
+    /// Returns `None` if the index is not valid.
+    pub fn open(
+        index: &'s IndexFile,
+        archives: &'s [Archive],
+        ranges: &'s dyn Ranges,
+        local: &'s dyn Sources,
+    ) -> Result<Option<Self>, ContentError> {
+        match PublishedIndex::open(index, ranges) {
+            Ok(index) => {
+                let index = SearchedIndex::Published(Box::new(index));
+                Ok(Some(ContentStore::of_index(index, archives, ranges, local)))
+            }
+            Err(FrameError::Fetch(error)) => Err(error.into()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn of_index(
+        index: SearchedIndex<'s>,
+        archives: &'s [Archive],
+        ranges: &'s dyn Ranges,
+        local: &'s dyn Sources,
+    ) -> Self {
         ContentStore {
-            index,
-            archives,
-            ranges,
+            index: Mutex::new(index),
+            heads: ArchiveHeads::new(archives, ranges),
             local,
-            limits: ArchiveLimits::default(),
-            opened: RefCell::default(),
-            failures: Cell::new(0),
+            failures: AtomicU32::new(0),
+            many_sources: Mutex::default(),
         }
     }
 
     /// Passes each of the `wanted` contents (digest and size) to `sink`, in no particular order.
     ///
-    /// Adjacent frames are fetched by one request. If a place fails, the next one is tried; contents
+    /// Near frames are fetched by one request. If a place fails, the next one is tried; contents
     /// without a working place are returned. An unreachable server, a full disk of this node, and
     /// a failure of the sink end it.
     pub fn fetch(
         &self,
         wanted: &[(Digest, u64)],
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<Vec<Missing>, ContentError> {
         self.fetch_at_depth(wanted, 0, sink)
     }
@@ -173,61 +154,22 @@ impl<'s> ContentStore<'s> {
         &self,
         wanted: &[(Digest, u64)],
         depth: u32,
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<Vec<Missing>, ContentError> {
+        let places = self.choose_places(wanted, depth)?;
         let mut pending = pending_contents(wanted);
 
         // In each round, every pending content is searched in its next place.
         for round in 0.. {
-            let mut runs = VecDeque::from(self.runs_of(&pending, round, depth));
+            let runs = self.runs_of(&pending, &places, round)?;
             if runs.is_empty() {
                 break;
             }
-
-            while let Some(run) = runs.pop_front() {
-                let Some(archive) = self.archives.get(run.file) else { continue };
-                if self.failures.get() > MAX_FAILED_FRAMES {
-                    break;
-                }
-                let mut supplied = HashSet::new();
-                let result = self.read_run(archive, &run, depth, &mut |digest, content| {
-                    sink(digest, content)?;
-                    supplied.insert(digest);
-                    Ok(())
-                });
-
-                let file = run.file.clone();
-                let reason = match result {
-                    Ok(()) => MissingReason::NotSupplied { file },
-                    Err(FrameError::Final(error)) => return Err(error),
-                    Err(FrameError::Fetch(error)) if is_final(&error) => return Err(error.into()),
-                    Err(error) => MissingReason::Frame { file, error: Arc::new(error) },
-                };
-                pending.retain(|digest, _| !supplied.contains(digest));
-                if supplied.len() == run.contents.len() {
-                    continue;
-                }
-
-                // One bad frame must not hide those after it: each is read by itself.
-                self.failures.set(self.failures.get() + 1);
-                let (is_divisible, attempt) = (run.is_divisible(), run.attempt);
-                let (file, group) = (run.file, run.group);
-                let left = run.contents.into_iter();
-                let left = left.filter(|content| !supplied.contains(&content.digest));
-                if is_divisible {
-                    let singles = single_runs(file, left).into_iter().rev();
-                    singles.for_each(|single| runs.push_front(single));
-                    continue;
-                }
-                if attempt == RunAttempt::First && reason.is_wrong_digest() {
-                    let again = frame_run(file, group, left.collect());
-                    let attempt = RunAttempt::BypassingCaches;
-                    runs.extend(again.map(|run| FrameRun { attempt, ..run }));
-                    continue;
-                }
-                for WantedContent { digest, .. } in left {
+            for result in self.read_runs(runs, depth, sink)? {
+                pending.retain(|digest, _| !result.supplied.contains(digest));
+                for (digest, reason) in result.failed {
                     if let Some(content) = pending.get_mut(&digest) {
-                        content.reason = reason.clone();
+                        content.reason = reason;
                     }
                 }
             }
@@ -235,6 +177,114 @@ impl<'s> ContentStore<'s> {
 
         let missing = pending.into_iter();
         Ok(missing.map(|(digest, content)| Missing { digest, reason: content.reason }).collect())
+    }
+
+    /// Searches contents in the index, and orders their places.
+    fn choose_places(
+        &self,
+        wanted: &[(Digest, u64)],
+        depth: u32,
+    ) -> Result<PlaceChoice<'s>, ContentError> {
+        let mut index = lock(&self.index);
+        index.search(wanted)?;
+        let contents = wanted.iter().map(|(digest, size)| (digest, *size));
+        let mut places = PlaceChoice::new(&index, &self.heads, contents, depth);
+        drop(index);
+
+        if depth == 0 {
+            places.prefer_deltas(&self.heads, self.local)?;
+        }
+        Ok(places)
+    }
+
+    /// Reads runs on several threads; those of sources on this one.
+    fn read_runs(
+        &self,
+        runs: Vec<FrameRun<'s>>,
+        depth: u32,
+        sink: &Sink<'_>,
+    ) -> Result<Vec<RunResult>, ContentError> {
+        let threads = if depth == 0 { MAX_THREADS.min(runs.len()) } else { 1 };
+        if threads == 1 {
+            return runs.into_iter().map(|run| self.read_repeatedly(run, depth, sink)).collect();
+        }
+
+        let queue = Mutex::new(VecDeque::from(runs));
+        let results = Mutex::new(Ok(Vec::new()));
+        let work = || {
+            while let Some(run) = { lock(&queue).pop_front() } {
+                let result = self.read_repeatedly(run, depth, sink);
+                let mut results = lock(&results);
+                match (result, &mut *results) {
+                    (Ok(result), Ok(results)) => results.push(result),
+                    (Err(error), Ok(_)) => {
+                        *results = Err(error);
+                        lock(&queue).clear();
+                    }
+                    (_, Err(_)) => {}
+                }
+            }
+        };
+        thread::scope(|scope| {
+            (0..threads).for_each(|_| drop(scope.spawn(work)));
+        });
+        results.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a run; if frames of it fail, each by itself; if a cache damaged one, past the cache.
+    fn read_repeatedly(
+        &self,
+        run: FrameRun<'s>,
+        depth: u32,
+        sink: &Sink<'_>,
+    ) -> Result<RunResult, ContentError> {
+        let mut result = RunResult::default();
+        let mut runs = VecDeque::from([run]);
+        while let Some(run) = runs.pop_front() {
+            let Some(archive) = self.heads.get(run.file) else { continue };
+            if self.failures.load(Ordering::Relaxed) > MAX_FAILED_FRAMES {
+                break;
+            }
+            let supplied = Mutex::new(HashSet::new());
+            let outcome = self.read_run(archive, &run, depth, &|content| {
+                sink(content)?;
+                lock(&supplied).insert(content.digest());
+                Ok(())
+            });
+            let supplied = supplied.into_inner().unwrap_or_else(PoisonError::into_inner);
+            result.supplied.extend(&supplied);
+
+            let file = run.file;
+            let error = match outcome {
+                Ok(()) if supplied.len() == run.contents.len() => continue,
+                Ok(()) => None,
+                Err(FrameError::Final(error)) => return Err(error),
+                Err(FrameError::Fetch(error)) if is_final(&error) => return Err(error.into()),
+                Err(error) => Some(error),
+            };
+            let is_head = matches!(error, Some(FrameError::Head(_)));
+            let reason = match error {
+                None => MissingReason::NotSupplied { file: file.clone() },
+                Some(error) => MissingReason::Frame { file: file.clone(), error: Arc::new(error) },
+            };
+
+            // One bad frame must not hide those after it: each is read by itself.
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            let (is_divisible, attempt) = (run.is_divisible() && !is_head, run.attempt);
+            let (group, left) = (run.group, run.contents.into_iter());
+            let left = left.filter(|content| !supplied.contains(&content.digest));
+            if is_divisible {
+                let singles = FrameRun::singles(file, left).into_iter().rev();
+                singles.for_each(|single| runs.push_front(single));
+            } else if attempt == RunAttempt::First && reason.is_wrong_digest() {
+                let again = FrameRun::of_frame(file, group, left.collect());
+                let attempt = RunAttempt::BypassingCaches;
+                runs.extend(again.map(|run| FrameRun { attempt, ..run }));
+            } else {
+                result.failed.extend(left.map(|content| (content.digest, reason.clone())));
+            }
+        }
+        Ok(result)
     }
 
     /// Estimates the bytes that [`fetch`](Self::fetch) transfers if the first place of each content
@@ -246,14 +296,11 @@ impl<'s> ContentStore<'s> {
         &self,
         wanted: &[(Digest, u64)],
         cost: &mut dyn FnMut(&FileRef, u64) -> u64,
-    ) -> ContentEstimate {
-        let has_place = |(digest, size): &&(Digest, u64)| {
-            let mut places = self.index.places(digest).take(MAX_PLACES);
-            places.any(|(file, record)| self.is_usable(file, record, *size, 0))
-        };
-        let missing = wanted.iter().filter(|content| !has_place(content));
-        let missing = missing.map(|(digest, _)| *digest).collect();
-        ContentEstimate { bytes: self.estimate_at_depth(wanted, 0, cost), missing }
+    ) -> Result<ContentEstimate, ContentError> {
+        let frames = self.estimate_at_depth(wanted, 0, cost)?;
+        let missing = self.choose_places(wanted, 0)?.without_place();
+        let index = lock(&self.index).transfer().map_or(0, |(file, bytes)| cost(file, bytes));
+        Ok(ContentEstimate { bytes: frames.saturating_add(index), missing })
     }
 
     fn estimate_at_depth(
@@ -261,74 +308,76 @@ impl<'s> ContentStore<'s> {
         wanted: &[(Digest, u64)],
         depth: u32,
         cost: &mut dyn FnMut(&FileRef, u64) -> u64,
-    ) -> u64 {
+    ) -> Result<u64, ContentError> {
+        let known = self.heads.known();
+        let places = self.choose_places(wanted, depth)?;
+        let runs = self.runs_of(&pending_contents(wanted), &places, 0)?;
+
         let mut bytes = 0u64;
-        for run in self.runs_of(&pending_contents(wanted), 0, depth) {
-            let Some(archive) = self.archives.get(run.file) else { continue };
-            if !self.opened.borrow().contains_key(run.file) {
-                bytes = bytes.saturating_add(cost(&archive.file, archive.first_frame.length));
-            }
+        for file in self.heads.known().difference(&known) {
+            let head = self.heads.get(file);
+            let head = head.map_or(0, |head| cost(&head.file, head.first_frame.length));
+            bytes = bytes.saturating_add(head);
+        }
+        for run in runs {
+            let Some(archive) = self.heads.get(run.file) else { continue };
             // A head that cannot be read leaves its contents out.
-            let Ok(opened) = self.open_archive(archive) else { continue };
+            let Ok(opened) = self.heads.open(archive) else { continue };
             let group = run.group.and_then(|number| opened.group(number));
-            let frames = match (run.group, group, run.contents.first()) {
-                (Some(_), Some(group), Some(first)) => frames_of_patch(group, &first.place),
+            let frames = match (group, run.contents.first()) {
+                (Some(group), Some(first)) => frames_of_patch(group, &first.place),
                 _ => run.frames.clone(),
             };
-            if let Ok((_, length)) = opened.range(&frames) {
-                bytes = bytes.saturating_add(cost(&archive.file, length));
-            }
+            bytes = bytes.saturating_add(cost(&archive.file, opened.stored_bytes(&frames)));
 
             let absent = group.map(|group| self.absent_sources(group)).unwrap_or_default();
-            bytes = bytes.saturating_add(self.estimate_at_depth(&absent, depth + 1, cost));
+            if !absent.is_empty() {
+                bytes = bytes.saturating_add(self.estimate_at_depth(&absent, depth + 1, cost)?);
+            }
         }
-        bytes
+        Ok(bytes)
     }
 
-    /// The frames with place number `round` of each pending content, in their order.
+    /// Runs of frames with place number `round` of each pending content, in their order.
     fn runs_of(
         &self,
         pending: &BTreeMap<Digest, PendingContent>,
+        places: &PlaceChoice<'s>,
         round: usize,
-        depth: u32,
-    ) -> Vec<FrameRun<'s>> {
+    ) -> Result<Vec<FrameRun<'s>>, ContentError> {
         let mut frames: BTreeMap<FrameKey<'s>, Vec<WantedContent>> = BTreeMap::new();
         for (&digest, &PendingContent { size, .. }) in pending {
-            let place = self
-                .index
-                .places(&digest)
-                .take(MAX_PLACES)
-                .filter(|(file, record)| self.is_usable(file, record, size, depth))
-                .nth(round);
-            if let Some((file, record)) = place {
-                let place = record.place;
-                let frame = (file, place.frame, place.group);
-                frames.entry(frame).or_default().push(WantedContent { digest, size, place });
+            if let Some((file, place)) = places.place(&digest, round) {
+                let key = (file, place.group.is_some(), place.frame, place.group);
+                frames.entry(key).or_default().push(WantedContent { digest, size, place });
             }
         }
 
-        let mut runs: Vec<FrameRun<'s>> = Vec::new();
-        for ((file, _, group), contents) in frames {
-            let Some(run) = frame_run(file, group, contents) else { continue };
-            let last = runs.last_mut().filter(|last| {
-                let is_same = last.file == file && last.group.is_none() && group.is_none();
-                let is_short = run.frames.end.saturating_sub(last.frames.start) <= MAX_RUN;
-                is_same && is_short && run.frames.start <= last.frames.end
-            });
-            match last {
-                Some(last) => {
-                    last.frames.end = last.frames.end.max(run.frames.end);
-                    last.contents.extend(run.contents);
+        let mut whole: BTreeMap<&'s RepoPath, Vec<FrameRun<'s>>> = BTreeMap::new();
+        let mut deltas = Vec::new();
+        for ((file, _, _, group), contents) in frames {
+            match (FrameRun::of_frame(file, group, contents), group) {
+                (Some(run), None) => whole.entry(file).or_default().push(run),
+                (Some(run), Some(_)) => deltas.push(run),
+                (None, _) => {}
+            }
+        }
+
+        let mut runs = Vec::new();
+        for (file, of_archive) in whole {
+            let Some(archive) = self.heads.get(file) else { continue };
+            match self.heads.open(archive) {
+                Ok(opened) => runs.extend(join_near(of_archive, &opened.table)),
+                Err(FrameError::Fetch(error)) => return Err(error.into()),
+                // One run is enough to get the reason.
+                Err(_) => {
+                    let contents = of_archive.into_iter().flat_map(|run| run.contents).collect();
+                    runs.extend(FrameRun::of_frame(file, None, contents));
                 }
-                None => runs.push(run),
             }
         }
-        runs
-    }
-
-    fn is_usable(&self, file: &RepoPath, record: &IndexRecord, size: u64, depth: u32) -> bool {
-        let is_too_deep = record.place.group.is_some() && depth >= MAX_DEPTH;
-        record.size == size && !is_too_deep && self.archives.contains_key(file)
+        runs.extend(deltas);
+        Ok(runs)
     }
 
     /// Passes the contents of `run` to `sink`; a group makes them from one patch.
@@ -337,7 +386,7 @@ impl<'s> ContentStore<'s> {
         archive: &'s Archive,
         run: &FrameRun<'_>,
         depth: u32,
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<(), FrameError> {
         match run.group {
             None => self.read_whole(archive, run, sink),
@@ -345,34 +394,15 @@ impl<'s> ContentStore<'s> {
         }
     }
 
-    /// Fetches adjacent frames of an archive.
-    fn fetch_frames(
-        &self,
-        archive: &Archive,
-        opened: &OpenedArchive,
-        (frames, attempt): (&Range<u64>, RunAttempt),
-    ) -> Result<VerifiedFrames<Box<dyn Read + '_>>, FrameError> {
-        let (offset, length) = opened.range(frames)?;
-        let range = match attempt {
-            RunAttempt::First => self.ranges.range(&archive.file, offset, length)?,
-            RunAttempt::BypassingCaches => {
-                self.ranges.range_again(&archive.file, offset, length)?
-            }
-        };
-        let numbers = frame_numbers(frames)?;
-        let table = Arc::clone(&opened.table);
-        Ok(VerifiedFrames::part(range, table, numbers, opened.compression))
-    }
-
     /// Passes on contents that adjacent frames hold whole.
     fn read_whole(
         &self,
         archive: &'s Archive,
         run: &FrameRun<'_>,
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<(), FrameError> {
-        let opened = self.open_archive(archive)?;
-        let mut frames = self.fetch_frames(archive, &opened, (&run.frames, run.attempt))?;
+        let opened = self.heads.open(archive)?;
+        let mut frames = opened.fetch(&run.frames, run.attempt)?;
         for WantedContent { digest, size, place } in &run.contents {
             move_to(&mut frames, place)?;
             pass_on(*digest, *size, &mut frames, sink)?;
@@ -386,15 +416,18 @@ impl<'s> ContentStore<'s> {
         (archive, number): (&'s Archive, u64),
         run: &FrameRun<'_>,
         depth: u32,
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<(), FrameError> {
         let Some(first) = run.contents.first() else { return Ok(()) };
-        let opened = self.open_archive(archive)?;
+        let opened = self.heads.open(archive)?;
         let group = opened.group(number).ok_or(FrameError::NoDeltaGroup { number })?;
-        let sources = self.fetch_sources(group, depth)?;
+        let absent = self.absent_sources(group);
+        let has_many = depth == 0 && total_size(&absent) > MANY_SOURCES;
+        let _alone = has_many.then(|| lock(&self.many_sources));
+        let sources = self.fetch_sources(group, &absent, depth)?;
 
         let frames = frames_of_patch(group, &first.place);
-        let mut frames = self.fetch_frames(archive, &opened, (&frames, run.attempt))?;
+        let mut frames = opened.fetch(&frames, run.attempt)?;
         move_to(&mut frames, &first.place)?;
         let mut patch = Vec::new();
         frames.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
@@ -409,29 +442,30 @@ impl<'s> ContentStore<'s> {
         })
     }
 
-    /// Fetches the sources of a group that are not available locally.
+    /// Fetches the `absent` sources of a group.
     fn fetch_sources(
         &self,
         group: &DeltaGroup,
+        absent: &[(Digest, u64)],
         depth: u32,
     ) -> Result<GroupSources<'s>, FrameError> {
         let number = group.number;
-        let absent = self.absent_sources(group);
-        let total_size = absent.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(*size));
+        let total_size = total_size(absent);
         if total_size > MAX_FETCHED_SOURCES {
             return Err(FrameError::SourcesTooLarge { number });
         }
 
-        let mut fetched = HashMap::new();
+        let fetched = Mutex::new(HashMap::new());
         let missing = self
-            .fetch_at_depth(&absent, depth + 1, &mut |digest, content| {
+            .fetch_at_depth(absent, depth + 1, &|content| {
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes)?;
-                fetched.insert(digest, bytes);
+                lock(&fetched).insert(content.digest(), bytes);
                 Ok(())
             })
             .map_err(FrameError::Final)?;
 
+        let fetched = fetched.into_inner().unwrap_or_else(PoisonError::into_inner);
         match missing.into_iter().next() {
             None => Ok(GroupSources { local: self.local, fetched }),
             Some(Missing { digest, reason }) => {
@@ -453,85 +487,6 @@ impl<'s> ContentStore<'s> {
         }
         absent
     }
-
-    /// The frame table and the delta groups of an archive, from its head.
-    fn open_archive(&self, archive: &'s Archive) -> Result<Rc<OpenedArchive>, FrameError> {
-        if let Some(opened) = self.opened.borrow().get(&archive.file.file) {
-            return Ok(Rc::clone(opened));
-        }
-
-        let compression = compression_of(archive)?;
-        let head = archive.first_frame;
-        if head.length > MAX_FRAME_HEAD {
-            return Err(FrameFault::HeadTooLong.into());
-        }
-        let size = archive.file.size;
-        let read =
-            |bytes| FrameHead::read(&mut FramedFile { bytes, size, compression, head: Some(head) });
-        let head = match read(self.ranges.range(&archive.file, 0, head.length)?) {
-            Err(FrameFault::OtherHead) => {
-                read(self.ranges.range_again(&archive.file, 0, head.length)?)?
-            }
-            result => result?,
-        };
-
-        let groups = if head.has_frames() {
-            read_listing(&head, &self.limits)?.groups().to_vec()
-        } else {
-            Vec::new()
-        };
-        let opened = OpenedArchive { table: Arc::clone(head.table()), groups, compression };
-        let opened = Rc::new(opened);
-        self.opened.borrow_mut().insert(&archive.file.file, Rc::clone(&opened));
-        Ok(opened)
-    }
-}
-
-impl OpenedArchive {
-    fn group(&self, number: u64) -> Option<&DeltaGroup> {
-        usize::try_from(number).ok().and_then(|index| self.groups.get(index))
-    }
-
-    /// Offset and length of adjacent frames in the file.
-    fn range(&self, frames: &Range<u64>) -> Result<(u64, u64), FrameError> {
-        self.table.range(frame_numbers(frames)?).ok_or(FrameError::NoFrame)
-    }
-}
-
-fn frame_numbers(frames: &Range<u64>) -> Result<Range<usize>, FrameError> {
-    let number = |frame: u64| usize::try_from(frame).map_err(|_| FrameError::NoFrame);
-    Ok(number(frames.start)?..number(frames.end)?)
-}
-
-/// The frames of the patch that is at `place`.
-fn frames_of_patch(group: &DeltaGroup, place: &ContentLocation) -> Range<u64> {
-    place.frame..place.frame.saturating_add(place.frame_count(group.patch_length))
-}
-
-/// The contents that begin in one frame; `None` without any.
-fn frame_run(
-    file: &RepoPath,
-    group: Option<u64>,
-    mut contents: Vec<WantedContent>,
-) -> Option<FrameRun<'_>> {
-    contents.sort_by_key(|wanted| wanted.place.offset);
-    let start = contents.first()?.place.frame;
-    let counts = contents.iter().map(|wanted| wanted.place.frame_count(wanted.size));
-    let end = start.saturating_add(counts.max()?);
-    let attempt = RunAttempt::First;
-    Some(FrameRun { file, group, frames: start..end, contents, attempt })
-}
-
-/// A run for each frame in which one of `contents` begins; they are in the order of their places.
-fn single_runs(
-    file: &RepoPath,
-    contents: impl Iterator<Item = WantedContent>,
-) -> Vec<FrameRun<'_>> {
-    let mut frames: BTreeMap<u64, Vec<WantedContent>> = BTreeMap::new();
-    for content in contents {
-        frames.entry(content.place.frame).or_default().push(content);
-    }
-    frames.into_values().filter_map(|contents| frame_run(file, None, contents)).collect()
 }
 
 fn move_to(
@@ -542,19 +497,13 @@ fn move_to(
     if frames.move_to(number, place.offset)? { Ok(()) } else { Err(FrameError::OverlappingPlaces) }
 }
 
+fn total_size(contents: &[(Digest, u64)]) -> u64 {
+    contents.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
+}
+
 fn pending_contents(wanted: &[(Digest, u64)]) -> BTreeMap<Digest, PendingContent> {
     let pending = |size| PendingContent { size, reason: MissingReason::NotIndexed };
     wanted.iter().map(|&(digest, size)| (digest, pending(size))).collect()
-}
-
-/// Whether every other place would fail as well: no server, or a failure of this node.
-fn is_final(error: &FetchError) -> bool {
-    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::DiskSpace)
-        || error.side == Side::Node
-}
-
-fn compression_of(archive: &Archive) -> Result<FrameCompression, FrameError> {
-    FrameCompression::from_name(archive.file.file.as_str()).ok_or(FrameError::UnknownCompression)
 }
 
 #[cfg(test)]

@@ -280,7 +280,6 @@ impl Downloader {
     ) -> Result<Option<FileRange>, FetchError> {
         let range = offset..offset + length;
         let mut partial = PartialFile::create_for_range(&self.spool, claim, range)?;
-        self.spool.check_space(length)?;
         if caches == CacheUse::Bypassed {
             partial.restart_without_caches()?;
         }

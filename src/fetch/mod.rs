@@ -267,9 +267,13 @@ impl Repository {
             return Ok(range);
         }
 
+        // Held meanwhile, so that several readers of a file download and verify it once.
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = opened.get(&file.sha256) {
+            return Ok(FileRange::new(Arc::clone(opened), offset, length));
+        }
         self.range_bytes.fetch_add(self.missing_bytes(file), Ordering::Relaxed);
         let verified = Arc::new(self.downloader.download(file, None, None)?.into_file());
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.insert(file.sha256, Arc::clone(&verified));
         Ok(FileRange::new(verified, offset, length))
     }

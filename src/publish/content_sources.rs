@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use crate::delta::ReadAt;
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
-use crate::fetch::content::{ContentStore, Missing};
+use crate::fetch::content::{ContentStore, Missing, VerifyingReader};
 use crate::tree_path::TreePath;
 
 /// Contents extracted from the repository into an unnamed file.
@@ -39,26 +40,28 @@ impl SpooledContents {
         let mut wanted: Vec<(Digest, u64)> = wanted.into_iter().collect();
         wanted.retain(|(digest, _)| !self.ranges.contains_key(digest) && is_source(digest));
 
-        let SpooledContents { file, end, ranges } = self;
-        let mut buffer = vec![0; 128 << 10];
         // After a failed read the store offers the content again, from another archive. `end` moves
         // only after a complete content, so that the second try overwrites the first.
-        let mut sink = |digest: Digest, content: &mut dyn Read| {
+        let spool = Mutex::new((self, vec![0; 128 << 10]));
+        let sink = |content: &mut VerifyingReader<'_>| {
+            let mut locked = spool.lock().unwrap_or_else(PoisonError::into_inner);
+            let (spooled, buffer) = &mut *locked;
             let mut length = 0;
             loop {
-                let n = content.read(&mut buffer)?;
+                let n = content.read(buffer)?;
                 if n == 0 {
                     break;
                 }
-                file.write_all_at(&buffer[..n], *end + length)?;
+                spooled.file.write_all_at(&buffer[..n], spooled.end + length)?;
                 length += n as u64;
             }
 
-            ranges.insert(digest, (*end, length));
-            *end += length;
+            let start = spooled.end;
+            spooled.ranges.insert(content.digest(), (start, length));
+            spooled.end += length;
             Ok(())
         };
-        store.fetch(&wanted, &mut sink).map_err(io::Error::other)
+        store.fetch(&wanted, &sink).map_err(io::Error::other)
     }
 }
 

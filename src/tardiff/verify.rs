@@ -17,7 +17,7 @@ use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveLimits, FramedFile, Sources, verify_diff, verify_full};
 use crate::digest::Digest;
 use crate::entry::Entry;
-use crate::fetch::content::ContentStore;
+use crate::fetch::content::{ContentStore, VerifyingReader};
 use crate::generation::GenerationId;
 use crate::host::HostAssignment;
 use crate::image::Layer;
@@ -220,9 +220,9 @@ impl Verification<'_> {
     fn verify_head(&self) -> Result<(usize, Vec<String>), VerifyFault> {
         let head = self.manifest(self.catalog.head().generation)?;
         let wanted = contents_of(&head);
-        let mut sink =
-            |_: Digest, content: &mut dyn Read| io::copy(content, &mut io::sink()).map(|_| ());
-        let missing = self.contents().fetch(&wanted, &mut sink)?;
+        let sink =
+            |content: &mut VerifyingReader<'_>| io::copy(content, &mut io::sink()).map(|_| ());
+        let missing = self.contents().fetch(&wanted, &sink)?;
         let faults = missing
             .iter()
             .map(|content| format!("content {}: {}", content.digest, content.reason))

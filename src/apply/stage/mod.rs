@@ -36,13 +36,16 @@ use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
 use crate::cancel::{CancelReader, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::{LeafKind, Node};
+use crate::fetch::content::VerifyingReader;
 use crate::report::{Event, Job, Monitor};
-use crate::root::{BoundedFile, FileKind, Object, Rename, Root, RootError, syncfs_reports_errors};
+use crate::root::{
+    BoundedFile, FileKind, NewFile, Object, Rename, Root, RootError, syncfs_reports_errors,
+};
 use crate::tree_path::TreePath;
 
 use background_sync::BackgroundSync;
 use live_link::LiveLinker;
-use sparse_copy::{CHUNK, CopyError, PositionedReader, copy_sparse};
+use sparse_copy::{CHUNK, CopyError, PositionedReader, copy_sparse, copy_verified};
 
 pub use crate::apply::error::StageError;
 
@@ -187,6 +190,25 @@ impl<'a> Stage<'a> {
 
     /// Stages a content for all items that wait for it; removes it again if its digest differs.
     pub fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), StageError> {
+        self.fill_by(digest, content, copy_sparse)
+    }
+
+    /// Like [`fill`](Self::fill), for a content that is compared with its digest while it is read.
+    pub fn fill_verified(&self, content: &mut VerifyingReader<'_>) -> Result<(), StageError> {
+        let digest = content.digest();
+        let mut content = BufReader::with_capacity(CHUNK, content);
+        self.fill_by(&digest, &mut content, |content, file, size| {
+            copy_verified(content, file, size).map(|()| digest)
+        })
+    }
+
+    /// Stages a content by `copy`, which returns the digest of what it has copied.
+    fn fill_by(
+        &self,
+        digest: &Digest,
+        content: &mut dyn BufRead,
+        copy: impl FnOnce(&mut dyn BufRead, &NewFile, u64) -> Result<Digest, CopyError>,
+    ) -> Result<(), StageError> {
         let Some(items) = self.missing().get(digest).cloned() else { return Ok(()) };
         let Some((&first, others)) = items.split_first() else { return Ok(()) };
         check_cancelled(self.monitor).map_err(Untouched::from)?;
@@ -196,7 +218,7 @@ impl<'a> Stage<'a> {
         let file = stage.create_file(&first.place).map_err(|error| self.error_of(first, error))?;
         let mut content = CancelReader { from: content, monitor: self.monitor };
 
-        let failure = match copy_sparse(&mut content, &file, content_size(first)) {
+        let failure = match copy(&mut content, &file, content_size(first)) {
             Ok(found) if found == *digest => None,
             Ok(_) => Some(StageError::WrongContent { path: first.entry.path.clone() }),
             Err(CopyError::Read(_)) if self.monitor.is_cancelled() => {

@@ -27,6 +27,25 @@ pub(in crate::apply) fn copy_sparse(
     size: u64,
 ) -> Result<Digest, CopyError> {
     let mut hasher = Hasher::new();
+    copy_chunks(from, file, size, &mut |chunk| hasher.update(chunk))?;
+    Ok(hasher.finish())
+}
+
+/// Like [`copy_sparse`], for a reader that compares the digest itself before it reports its end.
+pub(in crate::apply) fn copy_verified(
+    from: &mut dyn BufRead,
+    file: &NewFile,
+    size: u64,
+) -> Result<(), CopyError> {
+    copy_chunks(from, file, size, &mut |_| ())
+}
+
+fn copy_chunks(
+    from: &mut dyn BufRead,
+    file: &NewFile,
+    size: u64,
+    on_chunk: &mut dyn FnMut(&[u8]),
+) -> Result<(), CopyError> {
     let (mut at, mut written_end) = (0, 0);
 
     while at <= size {
@@ -37,7 +56,7 @@ pub(in crate::apply) fn copy_sparse(
             Err(e) => return Err(CopyError::Read(e)),
         };
 
-        hasher.update(chunk);
+        on_chunk(chunk);
         let length = chunk.len();
         if at + length as u64 <= size
             && let Some(end) = write_nonzero_blocks(file, chunk, at).map_err(CopyError::Write)?
@@ -52,7 +71,7 @@ pub(in crate::apply) fn copy_sparse(
     if written_end < size {
         file.set_len(size).map_err(CopyError::Write)?;
     }
-    Ok(hasher.finish())
+    Ok(())
 }
 
 /// Writes `bytes` at the offset `at`, except whole blocks of zeros.

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use crate::catalog::RepoPath;
+use crate::diff_archive::content_index::IndexError;
 use crate::diff_archive::{ArchiveError, FrameFault};
 use crate::digest::Digest;
-use crate::fetch::error::FetchError;
+use crate::fetch::error::{FetchError, FetchErrorKind, Side};
 
 /// Failure that ends a [`ContentStore::fetch`](super::ContentStore::fetch).
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +70,27 @@ impl MissingReason {
     }
 }
 
+/// Whether every other place would fail as well: no server, or a failure of this node.
+pub(super) fn is_final(error: &FetchError) -> bool {
+    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::DiskSpace)
+        || error.side == Side::Node
+}
+
 /// Failure to read contents from one frame of an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The frame could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The head of the archive could not be read, by this or by an earlier attempt.
+    #[error(transparent)]
+    Head(Arc<FrameError>),
+    /// Several requests in a row have failed, so that no more are made.
+    #[error("several requests for parts of the archive have failed")]
+    ManyFailures,
+    /// The content index is not valid.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The frame could not be decompressed.
     #[error("cannot read the archive: {0}")]
     Read(#[from] io::Error),

@@ -1,11 +1,15 @@
-use std::cell::Cell;
 use std::io;
 
+use std::sync::atomic::AtomicU64;
+
+use super::place_choice::MAX_PLACES;
 use super::*;
-use crate::catalog::ArchiveKind;
+use crate::catalog::{ArchiveKind, FirstFrame};
+use crate::diff_archive::content_index::IndexRecord;
 use crate::diff_archive::tests::{MemoryTree, TreeBuilder, build, build_full, meta, noise};
-use crate::diff_archive::{DeltaMode, WrittenArchiveInfo, decoded_frames};
+use crate::diff_archive::{DeltaMode, FrameCompression, WrittenArchiveInfo, decoded_frames};
 use crate::entry::Entry;
+use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::generation::GenerationId;
 use crate::tree_path::TreePath;
 
@@ -15,7 +19,8 @@ struct MemoryRepository {
     files: HashMap<RepoPath, Vec<u8>>,
     archives: Vec<Archive>,
     index: ContentIndex,
-    requests: Cell<u32>,
+    requests: AtomicU32,
+    bytes: AtomicU64,
     /// Archive that a cache damages, until it is bypassed.
     damaged_by_cache: Option<RepoPath>,
     unreachable: bool,
@@ -46,17 +51,43 @@ impl MemoryRepository {
         wanted: &[(Digest, u64)],
         local: &dyn Sources,
     ) -> (HashMap<Digest, Vec<u8>>, Vec<Missing>) {
-        let mut found = HashMap::new();
-        let store = ContentStore::new(&self.index, &self.archives, self, local);
-        let mut sink = |digest, content: &mut dyn Read| {
-            let mut bytes = Vec::new();
-            content.read_to_end(&mut bytes)?;
-            found.insert(digest, bytes);
-            Ok(())
-        };
+        fetch_from(&ContentStore::new(&self.index, &self.archives, self, local), wanted)
+    }
 
-        let missing = store.fetch(wanted, &mut sink).expect("fetches");
-        (found, missing)
+    /// The same with the published index, of which only the needed blocks are fetched.
+    fn fetch_by_published_index(
+        &self,
+        index: &IndexFile,
+        wanted: &[(Digest, u64)],
+    ) -> (HashMap<Digest, Vec<u8>>, Vec<Missing>) {
+        let store = ContentStore::open(index, &self.archives, self, &NoSources);
+        fetch_from(&store.expect("reachable").expect("a valid index"), wanted)
+    }
+
+    /// Publishes the index, with records of `more` contents that no archive has.
+    fn publish_index(&mut self, more: u32) -> IndexFile {
+        let mut all = std::mem::take(&mut self.index).into_archives();
+        let other = (0..more).map(|number| {
+            let place = ContentLocation { frame: 0, offset: 0, group: None };
+            IndexRecord { digest: Digest::of(&number.to_le_bytes()), size: 1, place }
+        });
+        all[0].1.extend(other);
+        self.index = ContentIndex::new(all);
+
+        let mut bytes = Vec::new();
+        let first_frame: FirstFrame = self.index.write_zstd(&mut bytes).expect("writes");
+        let name = RepoPath::new("content/x.idx.zst").expect("a valid name");
+        let (size, sha256) = (bytes.len() as u64, Digest::of(&bytes));
+        self.files.insert(name.clone(), bytes);
+        IndexFile { file: FileRef { file: name, size, sha256 }, first_frame }
+    }
+
+    fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     fn damage(&mut self, name: &str) {
@@ -67,6 +98,21 @@ impl MemoryRepository {
     }
 }
 
+fn fetch_from(
+    store: &ContentStore<'_>,
+    wanted: &[(Digest, u64)],
+) -> (HashMap<Digest, Vec<u8>>, Vec<Missing>) {
+    let found = Mutex::new(HashMap::new());
+    let sink = |content: &mut VerifyingReader<'_>| {
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes)?;
+        lock(&found).insert(content.digest(), bytes);
+        Ok(())
+    };
+    let missing = store.fetch(wanted, &sink).expect("fetches");
+    (found.into_inner().expect("no panic"), missing)
+}
+
 impl Ranges for MemoryRepository {
     fn range(
         &self,
@@ -74,7 +120,8 @@ impl Ranges for MemoryRepository {
         offset: u64,
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
-        self.requests.set(self.requests.get() + 1);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(length, Ordering::Relaxed);
         let error = |kind, why| FetchError::new(kind, Side::Server, &file.file, why);
 
         if self.unreachable {
@@ -97,7 +144,8 @@ impl Ranges for MemoryRepository {
         offset: u64,
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
-        self.requests.set(self.requests.get() + 1);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(length, Ordering::Relaxed);
         let bytes = &self.files[&file.file];
         Ok(Box::new(&bytes[offset as usize..(offset + length) as usize]))
     }
@@ -193,7 +241,7 @@ fn adjacent_frames_are_fetched_by_one_request() {
         .map(|(_, r)| r.place.frame)
         .collect();
     assert!(frames.len() > 40, "{}", frames.len());
-    assert_eq!(repository.requests.get(), 2, "the head and the frames");
+    assert_eq!(repository.requests(), 2, "the head and the frames");
 }
 
 #[test]
@@ -238,9 +286,11 @@ fn damaged_archive_is_not_decoded() {
     repository.archives.truncate(1);
     let before = decoded_frames();
 
-    let (found, missing) = repository.fetch(&wanted(&trees[0]), &NoSources);
+    // Sources of deltas are read on this thread, whose frames are counted.
+    let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
+    let missing = store.fetch_at_depth(&wanted(&trees[0]), 1, &|_| panic!("a wrong content"));
 
-    assert!(found.is_empty() && !missing.is_empty());
+    assert_eq!(missing.expect("fetches").len(), wanted(&trees[0]).len());
     assert_eq!(decoded_frames(), before);
 }
 
@@ -259,7 +309,7 @@ fn local_sources_are_not_fetched() {
 
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(found[&library.1], trees[1].contents[&library.1]);
-    assert_eq!(repository.requests.get(), 2, "the listing and the frame");
+    assert_eq!(repository.requests(), 2, "the listing and the frame");
 }
 
 #[test]
@@ -316,7 +366,7 @@ fn number_of_places_that_are_tried_is_limited() {
     let (found, missing) = repository.fetch(&[(digest, size)], &NoSources);
 
     assert!(found.is_empty() && missing.len() == 1);
-    assert_eq!(repository.requests.get() as usize, 1 + MAX_PLACES, "the head, and each place");
+    assert_eq!(repository.requests() as usize, 1 + MAX_PLACES, "the head, and each place");
 }
 
 #[test]
@@ -350,13 +400,12 @@ fn unreachable_server_and_failing_sink_end_the_fetch() {
     let all = wanted(&trees[0]);
 
     let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
-    let error =
-        store.fetch(&all, &mut |_, _| Err(io::ErrorKind::StorageFull.into())).expect_err("fails");
+    let error = store.fetch(&all, &|_| Err(io::ErrorKind::StorageFull.into())).expect_err("fails");
     assert!(matches!(error, ContentError::Sink { .. }), "{error}");
 
     repository.unreachable = true;
     let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
-    let error = store.fetch(&all, &mut |_, _| Ok(())).expect_err("fails");
+    let error = store.fetch(&all, &|_| Ok(())).expect_err("fails");
     assert!(matches!(error, ContentError::Fetch(_)), "{error}");
 }
 
@@ -372,5 +421,112 @@ fn unread_wrong_content_is_reported_to_sink() {
     repository.index = ContentIndex::new(all);
 
     let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
-    assert!(store.fetch(&[(digest, size)], &mut |_, _| Ok(())).is_err());
+    assert!(store.fetch(&[(digest, size)], &|_| Ok(())).is_err());
+}
+
+#[test]
+fn one_content_needs_one_block_of_published_index() {
+    let trees = generations();
+    let mut repository = repository(&trees);
+    let index = repository.publish_index(20_000);
+    let one = wanted(&trees[0])[5];
+
+    let (found, missing) = repository.fetch_by_published_index(&index, &[one]);
+
+    assert!(missing.is_empty() && found.contains_key(&one.0));
+    assert_eq!(repository.requests(), 4, "head and block of the index, head and frame");
+    let (bytes, size) = (repository.bytes(), index.file.size);
+    assert!(size > 600_000 && bytes < 200_000, "{bytes} bytes, the index has {size}");
+}
+
+#[test]
+fn most_blocks_of_published_index_need_one_request() {
+    let trees = generations();
+    let mut repository = repository(&trees);
+    let index = repository.publish_index(20_000);
+    let mut all = wanted(&trees[2]);
+    all.extend((0..2_000u32).map(|number| (Digest::of(&number.to_le_bytes()), 7)));
+
+    let (found, missing) = repository.fetch_by_published_index(&index, &all);
+
+    assert_eq!((found.len(), missing.len()), (wanted(&trees[2]).len(), 2_000));
+    let of_archives = repository.requests() - 2;
+    assert!(of_archives < 20, "{of_archives} more requests");
+}
+
+#[test]
+fn damaged_block_of_published_index_is_fetched_again() {
+    let trees = generations();
+    let mut repository = repository(&trees);
+    let index = repository.publish_index(20_000);
+    let one = wanted(&trees[0])[5];
+
+    // The head is damaged as well, and fetched again.
+    repository.damaged_by_cache = Some(index.file.file.clone());
+    let (found, missing) = repository.fetch_by_published_index(&index, &[one]);
+    assert!(missing.is_empty() && found.contains_key(&one.0));
+
+    repository.damaged_by_cache = None;
+    let head = index.first_frame.length as usize;
+    repository.files.get_mut(&index.file.file).expect("the index")[head..].fill(0x55);
+    let (found, missing) = repository.fetch_by_published_index(&index, &[one]);
+    assert!(found.is_empty());
+    assert_eq!(missing[0].reason.to_string(), "the content index does not name it");
+}
+
+#[test]
+fn archive_without_head_is_requested_once() {
+    let trees = generations();
+    let mut repository = repository(&trees);
+    repository.files.remove(&RepoPath::new("full/a.tar.zst").expect("a valid name"));
+
+    let (found, missing) = repository.fetch(&wanted(&trees[0]), &NoSources);
+
+    assert_eq!((found.len(), missing.len()), (0, wanted(&trees[0]).len()));
+    assert_eq!(repository.requests(), 1);
+}
+
+#[test]
+fn near_frames_are_fetched_by_one_request_and_far_ones_are_not() {
+    let mut builder = TreeBuilder::default();
+    for file in 0..200u32 {
+        let size = if file % 50 == 25 { 3_000 } else { 100_000 };
+        builder.file(format!("{file:03}").as_bytes(), meta(0o644, 1, 0), &noise(file, size));
+    }
+    let tree = builder.tree();
+    let mut repository = MemoryRepository::default();
+    let (bytes, written) = full(&tree);
+    repository.add("full/a.tar.zst", bytes, written);
+    let content = |file: u32| {
+        let path = TreePath::new(format!("{file:03}").as_bytes()).expect("a path");
+        let (size, digest) = tree.manifest.get(&path).and_then(Entry::file).expect("a file");
+        (digest, size)
+    };
+
+    // The small file between the first two is in a frame of its own, or beside one of them.
+    let (found, missing) = repository.fetch(&[content(24), content(26), content(150)], &NoSources);
+
+    assert!(missing.is_empty() && found.len() == 3);
+    assert_eq!(repository.requests(), 3, "the head, two near frames, and a far one");
+    assert!(repository.bytes() < 350_000, "{}", repository.bytes());
+}
+
+#[test]
+fn delta_is_chosen_only_with_sources_at_hand() {
+    let [old, new, _] = generations();
+    let mut repository = MemoryRepository::default();
+    let (bytes, written) = build(&old, &new, DeltaMode::WithDeltas, FrameCompression::Zstd);
+    repository.add("diffs/a-b.tar.zst", bytes, written);
+    let (bytes, written) = full(&new);
+    repository.add("full/b.tar.zst", bytes, written);
+    let path = TreePath::new("lib.so").expect("a valid name");
+    let (size, digest) = new.manifest.get(&path).and_then(Entry::file).expect("the library");
+
+    let (found, _) = repository.fetch(&[(digest, size)], &NoSources);
+    let whole = repository.bytes.swap(0, Ordering::Relaxed);
+    assert!(found.contains_key(&digest) && whole > size, "{whole} bytes");
+
+    let (found, missing) = repository.fetch(&[(digest, size)], &old);
+    assert!(found.contains_key(&digest), "{missing:?}");
+    assert!(repository.bytes() < size / 4, "{} bytes", repository.bytes());
 }

@@ -9,14 +9,15 @@ use crate::digest::{Digest, Hasher};
 /// Receiver of a content, which is valid only if its reader reaches the end without an error.
 ///
 /// After an error it may be called again for the same content, and has to discard the first bytes.
-pub type Sink<'f> = dyn FnMut(Digest, &mut dyn Read) -> io::Result<()> + 'f;
+/// Several threads call it at once, each for another content.
+pub type Sink<'f> = dyn Fn(&mut VerifyingReader<'_>) -> io::Result<()> + Sync + 'f;
 
 /// Passes one content to `sink`; distinguishes a fault of the frame from a failure of the sink.
 pub(super) fn pass_on(
     digest: Digest,
     size: u64,
     frame: &mut dyn Read,
-    sink: &mut Sink<'_>,
+    sink: &Sink<'_>,
 ) -> Result<(), FrameError> {
     let mut content = VerifyingReader {
         source: frame,
@@ -26,7 +27,7 @@ pub(super) fn pass_on(
         fault: None,
     };
 
-    match (sink(digest, &mut content), content.fault.clone()) {
+    match (sink(&mut content), content.fault.clone()) {
         (Ok(()), _) => {
             // A fault in bytes that the sink did not read: it has accepted a wrong content.
             let rest = io::copy(&mut content, &mut io::sink());
@@ -45,7 +46,7 @@ fn sink_error(digest: Digest, source: io::Error) -> FrameError {
 }
 
 /// Reader of a content that reports the end only if the digest is right.
-struct VerifyingReader<'r> {
+pub struct VerifyingReader<'r> {
     source: &'r mut dyn Read,
     remaining: u64,
     /// `None` after the digest was checked.
@@ -55,6 +56,11 @@ struct VerifyingReader<'r> {
 }
 
 impl VerifyingReader<'_> {
+    /// The digest that the content must have.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
     fn fail(&mut self, fault: ContentFault) -> io::Error {
         self.fault = Some(fault.clone());
         fault.into()

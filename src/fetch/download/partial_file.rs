@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use rustix::fs::MemfdFlags;
+
 use super::growing_file::GrowingFile;
 use super::spool::{Spool, spool_error};
 use crate::catalog::FileRef;
@@ -18,6 +20,9 @@ use crate::fetch::error::{FetchError, FetchProblem};
 use crate::fetch::notice::FetchNotice;
 use crate::report::{Event, Job, Monitor};
 use crate::root::fault::change;
+
+/// Longest range in bytes that is held in memory.
+const MAX_IN_MEMORY: u64 = 8 << 20;
 
 /// Bytes `start..end` of a file of the repository, of which the first `length` are present.
 ///
@@ -76,13 +81,25 @@ impl<'a> PartialFile<'a> {
         Ok(partial)
     }
 
-    /// Creates a file without a name for a range of `file`.
+    /// Creates a file without a name for a range of `file`: in memory if the range is short.
+    ///
+    /// Many short ranges would otherwise cost a directory entry in the spool each. Fails if the
+    /// range does not fit.
     pub fn create_for_range(
         spool: &'a Spool,
         file: &FileRef,
         range: std::ops::Range<u64>,
     ) -> Result<Self, FetchError> {
-        Ok(PartialFile::new(spool.create_unnamed()?, spool, range, file.size))
+        let length = range.end - range.start;
+        let in_memory = (length <= MAX_IN_MEMORY).then(memory_file).flatten();
+        let partial = match in_memory {
+            Some(partial) => partial,
+            None => {
+                spool.check_space(length)?;
+                spool.create_unnamed()?
+            }
+        };
+        Ok(PartialFile::new(partial, spool, range, file.size))
     }
 
     fn new(file: File, spool: &'a Spool, range: std::ops::Range<u64>, file_size: u64) -> Self {
@@ -319,6 +336,11 @@ impl<'a> DownloadProgress<'a> {
             monitor.event(event);
         }
     }
+}
+
+/// A file in memory; `None` if the kernel, before 3.17, has none.
+fn memory_file() -> Option<File> {
+    rustix::fs::memfd_create("si-range", MemfdFlags::CLOEXEC).ok().map(File::from)
 }
 
 fn file_length(file: &File) -> Result<u64, FetchError> {

@@ -1,11 +1,12 @@
 //! A published image or override: its checked catalog and its repository.
 
 use std::collections::HashSet;
-use std::io::{BufReader, Read};
+use std::io::Read;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::apply::stage::live_source::LiveSource;
 use crate::catalog::{Catalog, FileRef, Publish};
-use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
 use crate::fetch::content::{ContentError, ContentEstimate, ContentStore, Sink};
 use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Side};
@@ -54,13 +55,14 @@ impl PublishedImage {
         run: &Run<'_>,
         live: &LiveSource,
         wanted: &[(Digest, u64)],
-        sink: &mut Sink<'_>,
+        sink: &Sink<'_>,
     ) -> Result<(), UpdateError> {
-        let Some(index) = self.fetch_index(run)? else { return Ok(()) };
-        let ranges = MeteredRanges { repository: &self.repository, monitor: run.monitor };
-        let store = ContentStore::new(&index, &self.catalog.archives, &ranges, live);
+        let Some(index) = &self.catalog.content else { return Ok(()) };
+        let ranges = MeteredRanges::new(&self.repository, run.monitor);
         run.monitor.event(Event::Started { job: Job::Download, total: 0 });
-        let result = store.fetch(wanted, sink);
+        let archives = &self.catalog.archives;
+        let result = ContentStore::open(index, archives, &ranges, live)
+            .and_then(|store| store.map_or(Ok(()), |store| store.fetch(wanted, sink).map(drop)));
         run.monitor.event(Event::Finished { job: Job::Download });
 
         match result {
@@ -76,16 +78,16 @@ impl PublishedImage {
         live: &LiveSource,
         (digest, size): (Digest, u64),
     ) -> Result<Option<Vec<u8>>, UpdateError> {
-        let mut found = None;
-        self.fetch_contents(run, live, &[(digest, size)], &mut |_, content| {
+        let found = OnceLock::new();
+        self.fetch_contents(run, live, &[(digest, size)], &|content| {
             let mut bytes = Vec::new();
             content.take(size + 1).read_to_end(&mut bytes)?;
             if Digest::of(&bytes) == digest {
-                found = Some(bytes);
+                found.get_or_init(|| bytes);
             }
             Ok(())
         })?;
-        Ok(found)
+        Ok(found.into_inner())
     }
 
     /// Estimates the bytes that [`fetch_contents`](Self::fetch_contents) transfers.
@@ -93,49 +95,40 @@ impl PublishedImage {
     /// Ranges of the files in `downloaded` cost nothing, because the run has them by then.
     pub fn estimate_contents(
         &self,
-        run: &Run<'_>,
         live: &LiveSource,
         wanted: &[(Digest, u64)],
         downloaded: &[&FileRef],
     ) -> Result<ContentEstimate, UpdateError> {
-        let index_bytes = self
-            .catalog
-            .content
-            .as_ref()
-            .map_or(0, |index| self.repository.missing_bytes(&index.file));
-        let Some(index) = self.fetch_index(run)? else {
-            let missing = wanted.iter().map(|(digest, _)| *digest).collect();
-            return Ok(ContentEstimate { bytes: 0, missing });
+        let nothing = || ContentEstimate {
+            bytes: 0,
+            missing: wanted.iter().map(|(digest, _)| *digest).collect(),
         };
+        let Some(index) = &self.catalog.content else { return Ok(nothing()) };
+        let is_ranged = self.repository.range_cost() == RangeCost::Range;
+        let index_bytes = self.repository.missing_bytes(&index.file);
 
         let mut present: HashSet<Digest> = downloaded.iter().map(|file| file.sha256).collect();
-        let is_ranged = self.repository.range_cost() == RangeCost::Range;
         let mut cost = |file: &FileRef, length: u64| {
             if present.contains(&file.sha256) {
                 0
             } else if is_ranged {
                 length
+            } else if file.sha256 == index.file.sha256 {
+                index_bytes
             } else {
                 present.insert(file.sha256);
                 self.repository.missing_bytes(file)
             }
         };
-        let store = ContentStore::new(&index, &self.catalog.archives, &self.repository, live);
-        let estimate = store.estimate(wanted, &mut cost);
-        Ok(ContentEstimate { bytes: index_bytes.saturating_add(estimate.bytes), ..estimate })
-    }
-
-    /// Fetches the content index; `None` if the repository has no usable one.
-    fn fetch_index(&self, run: &Run<'_>) -> Result<Option<ContentIndex>, UpdateError> {
-        let Some(index) = &self.catalog.content else { return Ok(None) };
-        let file = &index.file;
-        match self.repository.fetch(file, run.monitor) {
-            Ok(verified) => {
-                let stored = BufReader::new(verified.into_file());
-                Ok(ContentIndex::read_published(stored, file.size, Some(index.first_frame)).ok())
-            }
-            Err(error) if is_unusable(&error) => Ok(None),
-            Err(error) => Err(error.into()),
+        let archives = &self.catalog.archives;
+        let store = ContentStore::open(index, archives, &self.repository, live);
+        let estimate = store.and_then(|store| {
+            store.map_or_else(|| Ok(nothing()), |store| store.estimate(wanted, &mut cost))
+        });
+        match estimate {
+            Err(ContentError::Fetch(error)) if !is_unusable(&error) => Err(error.into()),
+            Err(_) => Ok(nothing()),
+            Ok(estimate) => Ok(estimate),
         }
     }
 }
@@ -144,16 +137,22 @@ impl PublishedImage {
 struct MeteredRanges<'a> {
     repository: &'a Repository,
     monitor: &'a dyn Monitor,
+    /// Transferred bytes that were reported.
+    reported: AtomicU64,
 }
 
 impl<'a> MeteredRanges<'a> {
+    fn new(repository: &'a Repository, monitor: &'a dyn Monitor) -> Self {
+        MeteredRanges { repository, monitor, reported: AtomicU64::new(repository.range_bytes()) }
+    }
+
     /// Reports the bytes that `read` transfers.
     fn meter<T>(&self, read: impl FnOnce(&'a Repository) -> T) -> T {
-        let before = self.repository.range_bytes();
         let range = read(self.repository);
-        let by = self.repository.range_bytes() - before;
-        if by > 0 {
-            self.monitor.event(Event::Advanced { job: Job::Download, by });
+        let transferred = self.repository.range_bytes();
+        let reported = self.reported.fetch_max(transferred, Ordering::Relaxed);
+        if transferred > reported {
+            self.monitor.event(Event::Advanced { job: Job::Download, by: transferred - reported });
         }
         range
     }

@@ -4,7 +4,8 @@
 //! the node lacks or has changed. Contents of received overrides are taken from the receive directory.
 
 use std::collections::HashSet;
-use std::io::{self, BufReader};
+use std::io;
+use std::sync::OnceLock;
 
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::stage::{Stage, StageError};
@@ -22,9 +23,6 @@ use crate::update::source::overrides::LayerSource;
 use crate::update::source::published::PublishedImage;
 use crate::update::strategy::head_update::HeadUpdate;
 use crate::update::transaction::error::TransactionError;
-
-/// Buffer for one content on its way into the stage.
-const BUFFER: usize = 64 << 10;
 
 /// Fills all that the stage still needs; fails with the paths if something is nowhere.
 pub(super) fn fill_missing(
@@ -72,12 +70,11 @@ pub(super) fn forecast(
     mut wanted: Vec<(Digest, u64)>,
     downloaded: &[&FileRef],
 ) -> Result<ContentForecast, TransactionError> {
-    let run = update.run();
     let mut by_digest = ByDigest { contents: 0, bytes: 0 };
     let mut missing = HashSet::new();
     let mut add = |published: &PublishedImage, contents: &[(Digest, u64)]| {
         if !contents.is_empty() {
-            let estimate = published.estimate_contents(run, live, contents, downloaded)?;
+            let estimate = published.estimate_contents(live, contents, downloaded)?;
             by_digest.contents += contents.len() - estimate.missing.len();
             by_digest.bytes += estimate.bytes;
             missing.extend(estimate.missing);
@@ -142,19 +139,19 @@ pub(super) fn fetch_wanted(
     }
     run.monitor.note(TransactionNotice::FetchingByDigest { contents: wanted.len() });
 
-    let mut stage_error = None;
-    let fetched = published.fetch_contents(run, live, wanted, &mut |digest, content| {
-        match stage.fill(&digest, &mut BufReader::with_capacity(BUFFER, content)) {
-            // The store verifies the content itself, and reports another one.
+    let stage_error = OnceLock::new();
+    let fetched = published.fetch_contents(run, live, wanted, &|content| {
+        match stage.fill_verified(content) {
+            // The store reports a content whose reader found another digest.
             Ok(()) | Err(StageError::WrongContent { .. }) => Ok(()),
             Err(StageError::Unreadable(error)) => Err(error),
             Err(error) => {
-                stage_error = Some(error);
+                stage_error.get_or_init(|| error);
                 Err(io::Error::other("the stage cannot be written"))
             }
         }
     });
-    match stage_error {
+    match stage_error.into_inner() {
         Some(error) => Err(error.into()),
         None => Ok(fetched?),
     }
