@@ -25,8 +25,10 @@ PREFIX  ?= /usr
 DESTDIR ?=
 CARGO   ?= cargo
 # working directory and further arguments of benchmarks: make bench BENCH='--quick --pairs g1-g2'
+# arguments of the benchmark of full syncs: make bench HEAL='--quick'
 BENCH_DIR ?= target/bench
 BENCH   ?=
+HEAL    ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # Changes that a package of a site has beyond a release: make deb REVISION=2site1
@@ -84,6 +86,7 @@ bench:
 	scripts/prerequisites bench
 	$(CARGO) build --release --locked
 	benches/compare --bin target/release --dir $(BENCH_DIR) $(BENCH)
+	benches/heal --bin target/release --dir $(BENCH_DIR) $(HEAL)
 
 bench-growth:
 	scripts/prerequisites bench
