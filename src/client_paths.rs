@@ -4,6 +4,8 @@
 pub const STAGE_DIR: &str = ".si-stage";
 /// Undo set, at the mount root of each filesystem that took part in the last transaction.
 pub const UNDO_DIR: &str = ".si-undo";
+/// Downloaded update, at the mount root of each filesystem on which it has contents.
+pub const DOWNLOADED_DIR: &str = ".si-downloaded";
 /// Directory that rsync fills, in the root of the tree.
 pub const RECEIVE_DIR: &str = ".si-full";
 /// Prefix of the client's names in the root of the tree.

@@ -5,10 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use systemimager::apply::downloaded::{ContentList, DownloadRecord};
 use systemimager::catalog::{ArchiveKind, Catalog, Head};
 use systemimager::diff_archive::content_index::ContentIndex;
 use systemimager::digest::Digest;
-use systemimager::image::Layer;
+use systemimager::image::{Layer, LayerKind};
 use systemimager::manifest::Manifest;
 use systemimager::signature::{KeySet, Passphrase, Protection, Role, SecretKeyFile, SignedText};
 use systemimager::state::State;
@@ -53,6 +54,11 @@ const SAMPLES: &[(&str, &str)] = &[
     (
         "diff_archive/v3-plain.tar.zst",
         "e47b3862e3d05ad20d172456308cb127ed4c4d267cd547395bdace5602220c5a",
+    ),
+    ("downloaded/v1-contents", "2fb33c7a1d6e393ded8f15233fe7653f02d01e960b46d6d4557443e783e723f6"),
+    (
+        "downloaded/v1-record.toml",
+        "b00331edc59dc7f7260794607504b8af61d5211a48f3020e94caebf5861bf675",
     ),
     ("journal/v1", "0960ce873dddac09ddaaa44af00f9e529ee7db99aae9a7f52045b24b92b84550"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
@@ -201,6 +207,22 @@ fn state_1_with_kernel_paths_round_trips() {
 
     let again = state.to_toml().expect("writes");
     assert_eq!(State::parse(&again, "the written state").expect("reads"), state);
+}
+
+#[test]
+fn downloaded_update_1_round_trips() {
+    let text = String::from_utf8(sample("downloaded/v1-record.toml")).expect("text");
+    let record = DownloadRecord::parse(&text).expect("reads");
+    let overrides: Vec<_> = record.layers_of(LayerKind::Override).collect();
+
+    assert_eq!((record.serial, record.bytes, record.mount_roots().len()), (2, 27, 2));
+    assert_eq!((overrides.len(), overrides[0].unheld.len()), (1, 1));
+    assert_eq!(record.to_toml().expect("writes"), text);
+
+    let text = String::from_utf8(sample("downloaded/v1-contents")).expect("text");
+    let contents = ContentList::parse(&text, 2).expect("reads");
+    assert_eq!(contents.of(&Digest::of(b"one\n")).len(), 3);
+    assert_eq!(contents.to_text(), text);
 }
 
 #[test]

@@ -537,7 +537,7 @@ fn lines_reach_the_kernel_log_with_a_time_in_the_log() {
     let mut expected = String::new();
     for step in ["rescue system started", "filesystems mounted", "source ready", "job ended", "end"]
     {
-        let _ = write!(expected, "[    12.50]     12.50 {step}\n");
+        let _ = writeln!(expected, "[    12.50]     12.50 {step}");
     }
     assert!(log.contains(&expected), "{log}");
     assert!(read(&rescue.top().join("dev/kmsg")).contains("<13>si-rescue: "));

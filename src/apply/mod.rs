@@ -18,12 +18,14 @@
 //! | write the journal: the commit point | [`journal`] | `Sealed` |
 //! | carry out the journal, record the state | [`roll_forward`] | `Applied` |
 //! | keep or remove the backups; plan a rollback | [`undo`] | `UndoSet` |
+//! | keep staged contents for a later run | [`downloaded`] | `DownloadedUpdate` |
 //!
 //! Names on disk and their states are in [`on_disk`]; errors and notices with their wording in
 //! [`error`] and [`notice`]; mount topology, stages and undo sets in [`filesystem`]; the comparison
 //! of an entry with an object of the tree in [`difference`].
 
 pub mod difference;
+pub mod downloaded;
 pub mod error;
 pub mod filesystem;
 pub mod journal;

@@ -19,6 +19,10 @@
 //! | U2 outdated | `UNDO_LOG` that names another generation | is ignored until it is replaced |
 //! | U3 damaged | `UNDO_LOG` that cannot be parsed, or a slot is missing | rollback is refused |
 //! | U4 taken over | [`UNDO_DIR`] renamed to `STAGED_DIR` after the commit point of a rollback | as S3 |
+//! | D0 none | no [`DOWNLOADED_DIR`] | a switch has nothing to install |
+//! | D1 incomplete | [`DOWNLOADED_DIR`] without a valid `record` | removes it |
+//! | D2 valid | `record` for the recorded generation | an update may use it |
+//! | D3 outdated | `record` for another base, tree, filter, override or agent | removes it |
 //!
 //! A slot is a number; its file in `STAGED_DIR` is content to be installed, and its file in
 //! `BACKUP_DIR` is the backup of the object that the same action replaces or removes. Two actions
@@ -32,7 +36,7 @@ use crate::digest::Digest;
 use crate::state;
 use crate::tree_path::TreePath;
 
-pub use crate::client_paths::{RECEIVE_DIR, STAGE_DIR, UNDO_DIR};
+pub use crate::client_paths::{DOWNLOADED_DIR, RECEIVE_DIR, STAGE_DIR, UNDO_DIR};
 
 /// In a stage: staged content, by slot.
 pub(in crate::apply) const STAGED_DIR: &str = "new";

@@ -3,7 +3,7 @@
 use super::pattern::Pattern;
 use super::{Rule, RuleAction, RuleOrigin};
 use crate::client_paths::{
-    KEY_DIR, KEY_SUFFIX, LAST_SYNCED, OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR,
+    DOWNLOADED_DIR, KEY_DIR, KEY_SUFFIX, LAST_SYNCED, OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR,
 };
 use crate::entry::EntryKind;
 use crate::tree_path::TreePath;
@@ -48,6 +48,7 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
         exclude(RuleOrigin::OwnState, format!("/{OWN_PREFIX}*")),
         exclude(RuleOrigin::Stage, format!("{STAGE_DIR}/")),
         exclude(RuleOrigin::Stage, format!("{UNDO_DIR}/")),
+        exclude(RuleOrigin::Stage, format!("{DOWNLOADED_DIR}/")),
         exclude(RuleOrigin::OwnState, format!("/{STATE_DIR}/")),
         exclude(RuleOrigin::OwnState, format!("/{LAST_SYNCED}")),
         exclude(RuleOrigin::LostAndFound, "lost+found/"),

@@ -111,6 +111,8 @@ fn built_in_rules_cannot_be_removed_or_overruled() {
     let hidden = [
         ".si-stage/",
         ".si-undo/3",
+        ".si-downloaded/record",
+        "boot/.si-downloaded/",
         "boot/.si-stage/",
         "srv/@/boot/.si-undo/1",
         "var/lib/systemimager/client/state.toml",

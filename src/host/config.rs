@@ -68,6 +68,8 @@ pub struct Config {
     pub require_signature: bool,
     /// Longest validity of a head, in seconds.
     pub max_head_age: u32,
+    /// Longest time between a download and its installation, in seconds.
+    pub staged_max_age: u32,
     /// Types of root filesystem that are refused by default, but permitted here.
     pub allow_root_fs: Vec<String>,
     /// Longest delay before a run, in seconds.
@@ -133,6 +135,9 @@ macro_rules! word_enum {
 
 /// Seconds for which a head may be valid, unless the node is configured otherwise: 30 days.
 pub const DEFAULT_MAX_HEAD_AGE: u32 = 30 * 24 * 60 * 60;
+
+/// Seconds for which a downloaded update may be installed, unless configured otherwise: 30 days.
+const DEFAULT_STAGED_MAX_AGE: u32 = 30 * 24 * 60 * 60;
 
 word_enum! {
     /// The check level: how closely a run compares the node with the target.
@@ -329,6 +334,7 @@ impl Default for Config {
             require_tls: false,
             require_signature: false,
             max_head_age: DEFAULT_MAX_HEAD_AGE,
+            staged_max_age: DEFAULT_STAGED_MAX_AGE,
             allow_root_fs: Vec::new(),
             splay: 0,
             syslog: true,

@@ -13,6 +13,7 @@ pub mod environment;
 mod error;
 mod output;
 mod pipes;
+pub mod priority;
 mod programs;
 pub mod randomness;
 mod run;

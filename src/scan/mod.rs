@@ -20,7 +20,7 @@ pub use error::ScanError;
 pub use notice::ScanNotice;
 pub use tracked::{LiveObject, read_tracked};
 
-use crate::client_paths::{OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR};
+use crate::client_paths::{DOWNLOADED_DIR, OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR};
 use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
@@ -288,7 +288,7 @@ fn is_client_state(path: &TreePath, stat: &Stat) -> bool {
     let is_own_in_root =
         path.as_bytes() == path.name() && path.name().starts_with(OWN_PREFIX.as_bytes());
     let is_stage = stat.kind == FileKind::Directory
-        && [STAGE_DIR, UNDO_DIR].map(str::as_bytes).contains(&path.name());
+        && [STAGE_DIR, UNDO_DIR, DOWNLOADED_DIR].map(str::as_bytes).contains(&path.name());
     is_in_state_dir || is_own_in_root || is_stage
 }
 

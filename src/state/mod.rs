@@ -17,6 +17,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::Head;
 use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
@@ -94,6 +95,13 @@ pub struct SeenCatalog {
     /// Digest of the catalog, if the tree was brought up to its head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
+}
+
+impl SeenCatalog {
+    /// The catalog of a head from the repository `repo`, to which the tree was brought up.
+    pub fn of(head: &Head, repo: String) -> Self {
+        SeenCatalog { repo, serial: head.serial, sha256: Some(head.catalog) }
+    }
 }
 
 impl State {

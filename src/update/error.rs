@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::apply::error::DownloadedFault;
 use crate::apply::preflight::disk_space::Shortage;
 use crate::apply::{Interrupted, Reversed, SessionError, Unapplied, UndoLogError, Untouched};
 use crate::catalog::{CatalogError, GenerationWordError, Version};
@@ -115,6 +116,9 @@ pub enum UpdateError {
         /// Head of its catalog.
         generation: GenerationId,
     },
+    /// The downloaded update may not be installed now.
+    #[error("cannot install the downloaded update now: {0}; nothing was changed")]
+    NotNow(NotNow),
     /// A pre-update hook failed or could not be run.
     #[error("a pre-update hook stopped the update: {0}; nothing was changed")]
     Hook(#[from] HookError),
@@ -390,9 +394,47 @@ pub enum Refusal {
     /// The mounts of this node cannot be read.
     #[error(transparent)]
     Mounts(SessionError),
+    /// The downloaded update was found to be unusable, and a line has named the reason.
+    #[error(
+        "cannot install the downloaded update: it cannot be used any more; run --download-only \
+         again, or --diff"
+    )]
+    DownloadDropped,
+    #[error(
+        "cannot use the downloaded update: it has no manifest of generation {}; run --diff",
+        generation.short()
+    )]
+    NotDownloaded { generation: GenerationId },
+    #[error("cannot read the downloaded update: {0}; run --download-only again, or --diff")]
+    Downloaded(#[source] DownloadedFault),
+    #[error(
+        "cannot install the downloaded update: contents were changed or removed since the \
+         download, for {}; run --download-only again, or --diff", list_paths(.paths)
+    )]
+    DownloadDamaged { paths: Vec<TreePath> },
+    #[error(
+        "cannot install the downloaded update: it was downloaded at {downloaded}, more than the {} \
+         days ago that staged_max_age allows; run --download-only again, or --diff",
+        limit.as_secs() / 86_400
+    )]
+    OldDownload { downloaded: jiff::Timestamp, limit: Duration },
+    #[error("this tree was changed during the switch: {}; run again", list_paths(.paths))]
+    ChangedDuringSwitch { paths: Vec<TreePath> },
     /// Rsync, or its dry run, failed because of this node.
     #[error(transparent)]
     Rsync(FullSyncError),
+}
+
+/// Reason that a downloaded update may not be installed now.
+#[derive(Debug, thiserror::Error)]
+pub enum NotNow {
+    #[error("the server has paused updates of {name}; run again later")]
+    Paused { name: String },
+    #[error(
+        "serial {newer} of {name} has been published since; run --download-only, or --diff, to get \
+         it"
+    )]
+    Superseded { name: String, newer: Version },
 }
 
 /// Reason that an update does not fit.
@@ -405,6 +447,12 @@ pub enum SpaceError {
         "{}; the undo set is in the way, and keep_undo = \"always\" keeps it", join(.0, "; ")
     )]
     UndoSetKept(Vec<Shortage>),
+    /// Removing the undo set would help, but a download keeps it.
+    #[error(
+        "{}; the undo set is in the way, and a download keeps it until the switch; free space, or \
+         run --diff", join(.0, "; ")
+    )]
+    UndoSetNeeded(Vec<Shortage>),
     /// Rsync met a full filesystem.
     #[error("{0}")]
     Rsync(FullSyncError),

@@ -10,6 +10,7 @@
 //! 5. `transaction/` compares, plans, checks, and executes; [`rollback`] uses the same driver.
 //! 6. `hooks/` runs the programs around the transaction.
 
+mod downloaded;
 mod error;
 mod explain;
 mod fstab;
@@ -41,14 +42,17 @@ use crate::report::Monitor;
 use crate::state::{self, LoadedState, State};
 use crate::tree_path::TreePath;
 
+pub use downloaded::{DownloadedSource, downloaded_source};
 pub use error::{FollowUpError, UnsignedRoute, UpdateError, UsageError};
 pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
-pub use recover::{UnmountedFilesystem, pending_filesystems, recover, unmounted_filesystems};
+pub use recover::{
+    UnmountedFilesystem, pending_filesystems, recover, recover_first, unmounted_filesystems,
+};
 pub use report::{ByDigest, Report, UpdateOutcome};
 pub use request::{
-    AssignmentSource, Check, Excludes, RepairScope, RepositorySource, RsyncScope, SyncMode,
-    TrustSettings, UpdateRequest,
+    AssignmentSource, Check, Excludes, NewerHeads, RepairScope, RepositorySource, RsyncScope,
+    SyncMode, TrustSettings, UpdateRequest, UpdateStep,
 };
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, ClusterRequest, cluster, host_name, recorded_assignment};
@@ -73,17 +77,21 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
     } else {
         recover::open_session(&request.root, &request.allow_root_fs, monitor)?
     };
-    let run = Run::new(request, &session, &request.excludes, monitor)?;
+    let run = downloaded::attach(Run::new(request, &session, &request.excludes, monitor)?)?;
     let pending_failures = repeat_pending_boot_loader(&run)?;
 
     let result = match &request.mode {
-        SyncMode::Diffs(repo) => strategy::run_catalog(&run, repo),
+        SyncMode::Diffs(repo) => match request.step {
+            UpdateStep::FromDownloaded(_) => strategy::install_downloaded(&run, repo),
+            UpdateStep::Whole | UpdateStep::DownloadOnly => strategy::run_catalog(&run, repo),
+        },
         SyncMode::Rsync(scope) => strategy::run_sync(&run, scope),
         SyncMode::Repair(scope) => strategy::run_repair(&run, scope),
     };
     if let Err(error) = run.discard_received() {
         monitor.warn(UpdateNotice::ReceiveDirLeft(error));
     }
+    downloaded::settle(&run, &result);
 
     let mut report = match result {
         Ok(report) => report,
@@ -118,7 +126,8 @@ pub fn check_file_size_limit() -> Result<(), UpdateError> {
 /// Retries a boot loader update that an earlier run left pending; returns its failures.
 fn repeat_pending_boot_loader(run: &Run<'_>) -> Result<Vec<FollowUpError>, UpdateError> {
     let root = &run.session.root;
-    if run.request.dry_run || run.request.adopt_only {
+    let request = run.request;
+    if request.dry_run || request.adopt_only || request.step == UpdateStep::DownloadOnly {
         return Ok(Vec::new());
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::apply::downloaded::DownloadSummary;
+use crate::apply::error::DownloadedFault;
 use crate::apply::preflight::disk_space::Shortage;
 use crate::fetch::FetchError;
 use crate::full_sync::Server;
@@ -74,6 +76,38 @@ pub(super) enum UpdateNotice<'a> {
     ExcludesUnavailable {
         path: &'a TreePath,
     },
+}
+
+/// Something that a run reports about a downloaded update.
+pub(super) enum DownloadNotice<'a> {
+    /// A run that leaves it alone found one.
+    Found(DownloadSummary),
+    Dropped(&'a DropReason),
+    /// A dry run found one that cannot be used.
+    WouldBeDropped(&'a DropReason),
+    Left(UpdateError),
+    /// The server said nothing about newer heads in time.
+    NoNewerHead,
+}
+
+/// Reason that a downloaded update is removed.
+pub(super) enum DropReason {
+    /// This run has installed it; no line is printed.
+    Installed,
+    /// This run has installed another target.
+    Replaced,
+    RolledBack,
+    Damaged(DownloadedFault),
+    OtherAgent {
+        version: String,
+    },
+    OtherTree,
+    OtherBase,
+    OtherImage,
+    OtherOverrides,
+    OtherRules,
+    /// Another download needs the space.
+    NoRoom,
 }
 
 /// The published `cluster.txt` is not followed, since its head is not fresh.
@@ -205,6 +239,8 @@ pub(super) enum Route {
         release: String,
     },
     Adoption,
+    /// The contents of a downloaded update, to its target.
+    Downloaded(DownloadSummary),
     /// The server answered that nothing changed.
     NotModified,
 }
@@ -296,6 +332,57 @@ impl fmt::Display for UpdateNotice<'_> {
                 "cannot fetch {path} of the image yet: its exclude rules apply from the next run"
             ),
         }
+    }
+}
+
+impl fmt::Display for DownloadNotice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use DownloadNotice as N;
+        match self {
+            N::Found(summary) => write!(f, "downloaded update: {}", ShownDownload(summary)),
+            N::Dropped(reason) => write!(f, "the downloaded update is removed: {reason}"),
+            N::WouldBeDropped(reason) => {
+                write!(f, "the downloaded update would be removed: {reason}")
+            }
+            N::Left(error) => {
+                write!(f, "cannot remove the downloaded update: {error}; the next run will retry")
+            }
+            N::NoNewerHead => f.write_str(
+                "the server did not say in time if the downloaded update may be installed: \
+                 installing it",
+            ),
+        }
+    }
+}
+
+/// Target, size and time of a downloaded update.
+struct ShownDownload<'a>(&'a DownloadSummary);
+
+impl fmt::Display for ShownDownload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DownloadSummary { generation, serial, downloaded, bytes } = self.0;
+        let (generation, size) = (generation.short(), Size(*bytes));
+        write!(f, "serial {serial} (generation {generation}), {size}, downloaded at {downloaded}")
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DropReason::Installed => "it is installed",
+            DropReason::Replaced => "it does not lead to the installed generation",
+            DropReason::RolledBack => "it does not lead from the restored generation",
+            DropReason::Damaged(fault) => return fault.fmt(f),
+            DropReason::OtherAgent { version } => {
+                return write!(f, "version {version} of this program wrote it");
+            }
+            DropReason::OtherTree => "it was downloaded for another tree",
+            DropReason::OtherBase => "it does not lead from the recorded generation",
+            DropReason::OtherImage => "it is of another image",
+            DropReason::OtherOverrides => "it was downloaded with other overrides",
+            DropReason::OtherRules => "it was downloaded with other exclude rules",
+            DropReason::NoRoom => "the new download needs its space",
+        })
     }
 }
 
@@ -457,6 +544,9 @@ impl fmt::Display for Route {
             Route::Rollback => f.write_str("restoring the state before the last update"),
             Route::KernelPaths { release } => {
                 write!(f, "removing the paths that were kept for kernel {release}")
+            }
+            Route::Downloaded(summary) => {
+                write!(f, "using the downloaded update: {}", ShownDownload(summary))
             }
             Route::Adoption => f.write_str("the tree was compared with the published manifests"),
             Route::NotModified => f.write_str("the recorded generation is the head of the catalog"),

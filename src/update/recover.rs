@@ -13,6 +13,7 @@ use crate::report::Monitor;
 use crate::root::{FileKind, Root};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
+use crate::update::downloaded;
 use crate::update::error::{Refusal, UpdateError};
 use crate::update::fstab;
 use crate::update::notice::{RecoveredContent, RecoveredTree, UpdateNotice};
@@ -48,7 +49,17 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<Vec<TreePath>, Upda
     if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
         monitor.warn(UpdateNotice::BootLoaderPending);
     }
+    downloaded::show(&session.root, monitor);
     Ok(left_out)
+}
+
+/// Completes an interrupted transaction before a run that has nothing else to do.
+pub fn recover_first(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+    let unlocked = Session::look(root)?;
+    if session::is_interrupted(&unlocked.root).map_err(Untouched::from)? {
+        recover(root, monitor)?;
+    }
+    Ok(())
 }
 
 /// A filesystem that is not mounted.

@@ -67,6 +67,8 @@ pub enum UpdateOutcome {
     WouldUpdate,
     /// The tree was adopted, and nothing else was done.
     Adopted,
+    /// The contents of the update are on this node, and the tree was not changed.
+    Downloaded,
 }
 
 impl Report {

@@ -75,6 +75,30 @@ pub struct UpdateRequest {
     pub spool_limit: u64,
     /// Requirements for signatures and times.
     pub trust: TrustSettings,
+    /// Part of the update that the run carries out.
+    pub step: UpdateStep,
+    /// Longest time between a download and its installation.
+    pub staged_max_age: Duration,
+}
+
+/// Part of an update that a run carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateStep {
+    /// All of it.
+    Whole,
+    /// Only the download; the tree is not changed.
+    DownloadOnly,
+    /// The installation of what an earlier run has downloaded, without a network.
+    FromDownloaded(NewerHeads),
+}
+
+/// Whether a switch asks the server if it should wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewerHeads {
+    /// For a short time; without an answer it goes on.
+    Ask,
+    /// The server can be reached only through a tunnel, or may not be reached.
+    DoNotAsk,
 }
 
 /// Source of the names of the image and of the overrides.

@@ -24,11 +24,12 @@ use crate::report::Monitor;
 use crate::state::pinned::{self, Pinned};
 use crate::state::{self, KernelPaths, LoadedState, SeenCatalog, State};
 use crate::tree_path::TreePath;
+use crate::update::downloaded;
 use crate::update::error::{FollowUpError, Refusal, UpdateError};
 use crate::update::hooks::default_entry::KernelChange;
 use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
-use crate::update::notice::Route;
+use crate::update::notice::{DownloadNotice, DropReason, Route};
 use crate::update::recover::{open_for_dry_run, open_session};
 use crate::update::request::Excludes;
 use crate::update::run::build_filter;
@@ -172,6 +173,12 @@ pub fn rollback(
     };
     let completed = execute(&transaction, || Ok((transaction.create_stage()?, record)))
         .map_err(TransactionError::into_final)?;
+
+    if downloaded::exists(&session).unwrap_or(true)
+        && let Err(error) = downloaded::discard(&session, &DropReason::RolledBack, monitor)
+    {
+        monitor.warn(DownloadNotice::Left(error));
+    }
 
     result.switch_time = Some(completed.mixed);
     result.add_items(completed.removed);

@@ -1,9 +1,11 @@
 //! Context of one run: request, session and compiled filter, shared by all steps below.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::apply::Untouched;
+use crate::apply::downloaded::DownloadedUpdate;
 use crate::apply::filesystem::held_times::HeldTimes;
 use crate::apply::filesystem::link_limits::LinkLimits;
 use crate::apply::filesystem::{limited, mount_root_times};
@@ -32,6 +34,8 @@ pub(super) struct Run<'a> {
     pub times: HeldTimes,
     /// Numbers of hard links that these filesystems allow.
     pub links: LinkLimits,
+    /// The downloaded update, if this run may use its contents.
+    pub downloaded: Option<Arc<DownloadedUpdate>>,
     pub monitor: &'a dyn Monitor,
 }
 
@@ -66,12 +70,13 @@ impl<'a> Run<'a> {
             HeldTimes::probe(&session.root, &session.filesystems).map_err(Untouched::from)?;
         let links =
             LinkLimits::read(&session.root, &session.filesystems).map_err(Untouched::from)?;
-        Ok(Run { request, session, excludes, filter, times, links, monitor })
+        Ok(Run { request, session, excludes, filter, times, links, downloaded: None, monitor })
     }
 
     /// Returns the same run under other exclude rules.
     pub fn with_excludes<'b>(&'b self, excludes: &'b Excludes) -> Result<Run<'b>, UpdateError> {
-        Run::new(self.request, self.session, excludes, self.monitor)
+        let run = Run::new(self.request, self.session, excludes, self.monitor)?;
+        Ok(Run { downloaded: self.downloaded.clone(), ..run })
     }
 
     /// Compiles the rules that no exclude file decides about.

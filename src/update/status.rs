@@ -4,12 +4,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::apply::downloaded::DownloadSummary;
 use crate::apply::undo::UndoSet;
 use crate::apply::{Untouched, session};
 use crate::generation::GenerationId;
 use crate::root::{Root, RootError};
 use crate::state::pinned::{self, Pinned};
 use crate::state::{self, LoadedState, State};
+use crate::update::downloaded;
 use crate::update::error::{Refusal, UpdateError};
 
 /// Everything that is recorded of a tree.
@@ -23,6 +25,8 @@ pub struct Status {
     pub pinned: Option<Pinned>,
     /// Undo set that `--rollback` would restore.
     pub undo: Option<UndoSummary>,
+    /// Downloaded update that `--from-downloaded` would install.
+    pub downloaded: Option<DownloadSummary>,
 }
 
 /// Target and size of an undo set.
@@ -45,7 +49,8 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
 
     // An interrupted transaction is completed first, and then has another undo set.
     let undo = if interrupted { None } else { find_undo_set(&root, &state)? };
-    Ok(Status { interrupted, state, pinned, undo })
+    let downloaded = downloaded::summarize(&root)?;
+    Ok(Status { interrupted, state, pinned, undo, downloaded })
 }
 
 /// Summarizes the undo set, if it belongs to the tree as recorded.

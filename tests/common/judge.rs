@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// The agent's own files, which no image has: in the top of each filesystem, and of the tree.
-const OWN: [&str; 5] = [
+const OWN: [&str; 6] = [
     ".si-stage",
     ".si-undo",
+    ".si-downloaded",
     "/.si-*",
     "/var/lib/systemimager/client/",
     "/etc/systemimager/IMAGE_LAST_SYNCED_TO",

@@ -42,7 +42,7 @@ use systemimager::root::fault::{self, Fault};
 use systemimager::state::LoadedState;
 use systemimager::update::{
     self, AssignmentSource, Excludes, Report, RollbackRequest, SyncMode, TrustSettings,
-    UpdateError, UpdateRequest,
+    UpdateError, UpdateRequest, UpdateStep,
 };
 use tempfile::TempDir;
 
@@ -642,7 +642,7 @@ fn fast_place() -> TempDir {
 fn repo_of(request: &UpdateRequest) -> String {
     match &request.mode {
         SyncMode::Diffs(repo) => repo.to_string(),
-        SyncMode::Rsync(_) => String::new(),
+        SyncMode::Rsync(_) | SyncMode::Repair(_) => String::new(),
     }
 }
 
@@ -673,6 +673,8 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         dry_run: false,
         allow_downgrade: false,
         forget_seen: false,
+        step: UpdateStep::Whole,
+        staged_max_age: Duration::from_secs(86_400),
         trust: TrustSettings {
             require_signature: false,
             max_head_age: Duration::from_secs(86_400),

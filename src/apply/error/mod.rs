@@ -4,6 +4,7 @@
 //! was, so a caller may try another strategy. [`Interrupted`] is a failure after it: the next run
 //! completes the transaction, and nothing else may be tried.
 
+mod downloaded;
 mod format;
 mod interrupted;
 mod refusal;
@@ -16,6 +17,7 @@ use crate::root::RootError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 
+pub use downloaded::DownloadedFault;
 pub use format::{FormatFault, JournalError, LineFault, UndoLogError};
 pub use interrupted::{Interrupted, RedoError, RefusalText, Reversed, Unapplied};
 pub use refusal::{FilesystemFault, InodeFlag, Obstacle, RefusalKind, SkipFault, SlotsExhausted};

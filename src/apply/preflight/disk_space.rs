@@ -7,10 +7,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fmt;
 
+use crate::apply::downloaded::DownloadedUpdate;
 use crate::apply::error::{DiskSpaceError, SpaceUnit};
 use crate::apply::filesystem::Filesystems;
-use crate::apply::plan::ChangePlan;
+use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
 use crate::apply::undo;
+use crate::digest::Digest;
 use crate::entry::{Entry, LeafKind};
 use crate::manifest::{Manifest, compare};
 use crate::root::mounts::{Mount, RootMount};
@@ -35,6 +37,8 @@ pub struct SpaceRequirement<'a> {
     mounts: &'a [Mount],
     /// Keyed by the first filesystem of each disk.
     by_disk: BTreeMap<usize, DiskRequirement>,
+    /// Downloaded copies of contents, by filesystem: their stage needs no space.
+    at_hand: HashMap<(usize, Digest), u32>,
 }
 
 /// Space that an update needs on one disk.
@@ -83,7 +87,18 @@ impl<'a> SpaceRequirement<'a> {
         host: Option<&'a RootMount>,
         mounts: &'a [Mount],
     ) -> Self {
-        SpaceRequirement { root, filesystems, host, mounts, by_disk: BTreeMap::new() }
+        let (by_disk, at_hand) = (BTreeMap::new(), HashMap::new());
+        SpaceRequirement { root, filesystems, host, mounts, by_disk, at_hand }
+    }
+
+    /// Requires nothing for contents of a downloaded update: they are staged as hard links.
+    #[must_use]
+    pub fn with_downloaded(mut self, downloaded: &DownloadedUpdate) -> Self {
+        for (at, mount_root) in self.filesystems.mount_roots().iter().enumerate() {
+            let copies = downloaded.copies_on(mount_root).into_iter();
+            self.at_hand.extend(copies.map(|(digest, count)| ((at, digest), count)));
+        }
+        self
     }
 
     /// Adds the space of an update from `base` to `target`, as far as the manifests show it.
@@ -129,6 +144,9 @@ impl<'a> SpaceRequirement<'a> {
         }
 
         for item in &plan.staged_items {
+            if self.is_at_hand(item) {
+                continue;
+            }
             // A hard link needs no inode.
             let inodes = u64::from(!item.is_link());
             self.add_to(item.filesystem, item.bytes(), inodes)?;
@@ -200,6 +218,18 @@ impl<'a> SpaceRequirement<'a> {
             shortage.free.saturating_add(more) >= shortage.needed
         });
         Ok(is_enough.then(|| freed.values().map(|(bytes, _)| bytes).sum()))
+    }
+
+    /// Whether an item becomes a hard link of a downloaded copy, which serves no other item then.
+    fn is_at_hand(&mut self, item: &StagedItem) -> bool {
+        let ContentSource::Content { digest, .. } = &item.source else { return false };
+        match self.at_hand.get_mut(&(item.filesystem, *digest)) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn add_entry(&mut self, entry: &Entry) -> Result<(), RootError> {

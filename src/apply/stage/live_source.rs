@@ -85,6 +85,14 @@ impl<'a> LiveSource<'a> {
         !self.files_with(digest).is_empty()
     }
 
+    /// Whether a file has this content now; reads it.
+    pub fn has_verified(&self, digest: &Digest, size: u64) -> bool {
+        self.candidates(digest, size).any(|file| {
+            let reader = CancelReader { from: file.reader(), monitor: self.monitor };
+            Digest::of_reader(reader).is_ok_and(|found| found == (*digest, size))
+        })
+    }
+
     /// Opens, one after the other, the files that may have this content, if they have its size.
     pub(super) fn candidates(
         &self,

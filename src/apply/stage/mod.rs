@@ -12,6 +12,7 @@
 //! If the process dies before the seal, the next run removes the stage, and the tree is unchanged.
 
 pub(super) mod background_sync;
+mod downloaded;
 pub mod fill;
 mod live_link;
 pub mod live_source;
@@ -98,6 +99,41 @@ impl<'a> Stage<'a> {
         plan: &'a ChangePlan,
         monitor: &'a dyn Monitor,
     ) -> Result<Self, Untouched> {
+        let mut stage = Stage::create_empty(root, filesystems, plan, monitor)?;
+        stage.create_items()?;
+        Ok(stage)
+    }
+
+    /// Creates the stages for the contents of `plan` alone, for a download.
+    pub fn create_for_download(
+        root: &'a Root,
+        filesystems: &'a Filesystems,
+        plan: &'a ChangePlan,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, Untouched> {
+        let mut stage = Stage::create_empty(root, filesystems, plan, monitor)?;
+        let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
+        for (index, item) in plan.staged_items.iter().enumerate() {
+            match &item.source {
+                ContentSource::Content { digest, .. } => {
+                    missing.entry(*digest).or_default().push(index);
+                }
+                // Contents of a new directory are staged in it.
+                ContentSource::Node if item.entry.is_dir() => stage.create_node(item)?,
+                _ => {}
+            }
+        }
+        stage.set_missing(missing);
+        Ok(stage)
+    }
+
+    /// Creates the stages without an item.
+    fn create_empty(
+        root: &'a Root,
+        filesystems: &'a Filesystems,
+        plan: &'a ChangePlan,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, Untouched> {
         let participants = plan.participating().into_iter();
         let stages = stage_dirs::create(root, filesystems, participants, plan.slots)
             .map_err(Untouched::from_root)?;
@@ -114,7 +150,7 @@ impl<'a> Stage<'a> {
         };
 
         monitor.event(Event::Started { job: Job::Stage, total: plan.bytes() });
-        let mut stage = Stage {
+        Ok(Stage {
             root,
             stages,
             filesystems,
@@ -125,9 +161,7 @@ impl<'a> Stage<'a> {
             background_sync,
             has_labels,
             monitor,
-        };
-        stage.create_items()?;
-        Ok(stage)
+        })
     }
 
     /// Creates the items that need no content, and lists the contents of the others as missing.
@@ -160,10 +194,14 @@ impl<'a> Stage<'a> {
             }
         }
 
+        self.set_missing(missing);
+        Ok(())
+    }
+
+    fn set_missing(&mut self, missing: BTreeMap<Digest, Vec<usize>>) {
         self.first_items =
             missing.iter().filter_map(|(digest, items)| Some((*digest, *items.first()?))).collect();
         *self.missing() = missing;
-        Ok(())
     }
 
     /// Contents that no source has supplied yet, with their sizes in bytes.

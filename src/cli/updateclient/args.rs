@@ -30,7 +30,8 @@ Exit codes:
   post-update hook, or the reboot
   14  a pre-update hook stopped the update; nothing was changed
   15  the tree was updated, except paths of users that were left out; the next run tries \
-  them again";
+  them again
+  16  the downloaded update may not be installed now (paused or superseded); nothing was changed";
 
 // Headings of the help, in its order. The fields of `Arguments` have the same order.
 const TARGET: &str = "Target";
@@ -124,6 +125,31 @@ pub struct Arguments {
     /// Update by diffs from the repository, and by a full sync if diffs cannot be used
     #[arg(long, help_heading = UPDATE)]
     pub diff: bool,
+    /// With --diff: only download the update, at idle priority; the tree is not changed
+    #[arg(
+        long,
+        help_heading = UPDATE,
+        requires = "diff",
+        conflicts_with_all = ["from_downloaded", "adopt", "reboot"],
+        long_help = "With --diff: only download the update, and keep it on this node. All of it is \
+        fetched, verified, decoded and rebuilt at idle priority, and the tree is not changed. No \
+        hook runs. A later --diff --from-downloaded installs it; so does --diff, if it still leads \
+        to the head"
+    )]
+    pub download_only: bool,
+    /// With --diff: install the update that --download-only has kept, without a network
+    #[arg(
+        long,
+        help_heading = UPDATE,
+        requires = "diff",
+        conflicts_with = "adopt",
+        long_help = "With --diff: install the update that --download-only has kept, without a \
+        network. The server is asked for at most one second whether it has paused or superseded \
+        the update (exit code 16); without an answer the update is installed. Paths that were \
+        changed since the download, and whose content is not on this node, are left out (exit code \
+        15), and the next --diff repairs them"
+    )]
+    pub from_downloaded: bool,
     /// Only find the published generation that this tree is closest to, and record it
     #[arg(long, help_heading = UPDATE)]
     pub adopt: bool,

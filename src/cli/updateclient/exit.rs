@@ -41,6 +41,8 @@ pub enum Exit {
     Hook = 14,
     /// The tree was updated, except paths that were left out; the next run tries them first.
     LeftOut = 15,
+    /// The downloaded update may not be installed now (paused or superseded); nothing was changed.
+    NotNow = 16,
 }
 
 /// Whether a run has changed the tree, or the state of the node.
@@ -82,6 +84,7 @@ impl Exit {
             UpdateError::NothingToUndo { .. } => Exit::Node,
             UpdateError::Pinned { .. } => Exit::Held,
             UpdateError::Hook(_) => Exit::Hook,
+            UpdateError::NotNow(_) => Exit::NotNow,
             UpdateError::Afterwards(_) => Exit::Afterwards,
             UpdateError::NoFullSync(_) => Exit::NoFullSync,
             UpdateError::Unfinished(_)

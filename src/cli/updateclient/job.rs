@@ -15,7 +15,7 @@ use crate::cli::updateclient::{prompt, request, splay};
 use crate::host::RestartMethod;
 use crate::process::confinement;
 use crate::report::Monitor;
-use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome};
+use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome, UpdateRequest};
 
 /// Arguments, settings and output of a run.
 pub struct ClientJob<'j> {
@@ -33,19 +33,22 @@ impl ClientJob<'_> {
         if arguments.yes {
             self.wait_for_splay()?;
         }
-        let tunnel = tunnel::open(arguments, settings, meter)?;
-        let assigned = request::find_assignment(arguments, settings, tunnel.as_ref(), meter)
-            .inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
-        let request = request::update_request(arguments, settings, assigned, tunnel.as_ref())?;
+        let (request, tunnel) = match arguments.from_downloaded {
+            false => self.update_request()?,
+            true => match self.switch_request()? {
+                Some(request) => (request, None),
+                None => return Ok(Ended::unchanged(Exit::Done)),
+            },
+        };
         if !arguments.yes {
-            if !request.dry_run && !request.adopt_only {
+            if !request.dry_run && !request.adopt_only && !arguments.download_only {
                 prompt::confirm(&prompt::update_question(&request))?;
             }
             self.wait_for_splay()?;
         }
 
         let start = Instant::now();
-        if !request.dry_run && arguments.repair.is_none() {
+        if !request.dry_run && !arguments.download_only && arguments.repair.is_none() {
             autoinstall::remove_leftovers(&request.root, meter);
         }
         let result = update::run(&request, meter);
@@ -76,6 +79,30 @@ impl ClientJob<'_> {
         check_follow_ups(report.follow_up_failures)?;
         self.restart(exit, RestartMethod::Reboot)?;
         Ok(Ended { exit, effect })
+    }
+
+    /// Request of an update, with the tunnel to its server.
+    fn update_request(&self) -> Result<(UpdateRequest, Option<ServerTunnel>), UpdateError> {
+        let ClientJob { arguments, settings, meter, .. } = *self;
+        let tunnel = tunnel::open(arguments, settings, meter)?;
+        let assigned = request::find_assignment(arguments, settings, tunnel.as_ref(), meter)
+            .inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
+        let request = request::update_request(arguments, settings, assigned, tunnel.as_ref())?;
+        Ok((request, tunnel))
+    }
+
+    /// Request of a switch; `None` if there is no downloaded update.
+    fn switch_request(&self) -> Result<Option<UpdateRequest>, UpdateError> {
+        let ClientJob { arguments, settings, meter, .. } = *self;
+        let Some(source) = update::downloaded_source(&arguments.root)? else {
+            let monitor: &dyn Monitor = meter;
+            if !arguments.dry_run {
+                update::recover_first(&arguments.root, monitor)?;
+            }
+            monitor.note(ClientNotice::NothingDownloaded);
+            return Ok(None);
+        };
+        request::switch_request(arguments, settings, source).map(Some)
     }
 
     /// Undoes the last update.

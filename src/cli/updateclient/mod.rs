@@ -32,7 +32,7 @@ use super::meter::DownloadMeter;
 use super::signals;
 use super::terminal::Terminal;
 use crate::allocator;
-use crate::process::{randomness, surroundings};
+use crate::process::{priority, randomness, surroundings};
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::rsync::relay::{self, RELAY};
@@ -63,6 +63,10 @@ pub fn main() -> ExitCode {
         Err(error) => return print_usage(&error).into(),
     };
 
+    if arguments.download_only {
+        // Before the first thread: each one inherits the priority.
+        priority::lower();
+    }
     signals::receive();
     let log = if arguments.is_read_only() { Log::disabled() } else { Log::open(Path::new(SOCKET)) };
     let ended = run(&arguments, &log).unwrap_or_else(|error| {

@@ -26,6 +26,8 @@ pub enum ClientNotice<'n> {
     TunnelEnded { reason: &'n str },
     /// rsync ran without the confinement that the kernel should give.
     RsyncUnconfined,
+    /// There is no downloaded update to install.
+    NothingDownloaded,
     /// Services that need a restart cannot be found.
     RestartUnknown(RootError),
 }
@@ -70,6 +72,9 @@ impl fmt::Display for ClientNotice<'_> {
                 "rsync ran with the rights of this program: the kernel cannot confine it (Landlock \
                  of Linux 5.19)",
             ),
+            ClientNotice::NothingDownloaded => {
+                f.write_str("there is no downloaded update: nothing is installed")
+            }
             ClientNotice::RestartUnknown(error) => {
                 write!(f, "cannot find the services that need a restart: {error}")
             }

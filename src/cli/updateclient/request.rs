@@ -16,9 +16,9 @@ use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
-    self, Assigned, AssignmentSource, ClusterRequest, ExplainRequest, RepairScope,
-    RepositorySource, RollbackRequest, RsyncScope, SyncMode, TrustSettings, UpdateError,
-    UpdateRequest, VerifyRequest,
+    self, Assigned, AssignmentSource, ClusterRequest, DownloadedSource, ExplainRequest, NewerHeads,
+    RepairScope, RepositorySource, RollbackRequest, RsyncScope, SyncMode, TrustSettings,
+    UpdateError, UpdateRequest, UpdateStep, VerifyRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -117,6 +117,38 @@ pub fn find_assignment(
     Ok(assigned)
 }
 
+/// Request of a switch to a downloaded update, whose names replace those of `cluster.txt`.
+pub fn switch_request(
+    arguments: &Arguments,
+    settings: &Settings,
+    source: DownloadedSource,
+) -> Result<UpdateRequest, UpdateError> {
+    let DownloadedSource { image, overrides, assignment, repository } = source;
+    let mut assigned = Assigned { image, overrides, source: assignment };
+    let overrides = settings.overrides.clone();
+    if let Some(image) = settings.image.clone() {
+        assigned = Assigned { image, overrides, source: AssignmentSource::Configuration };
+    } else if !overrides.is_empty() {
+        assigned.overrides = overrides;
+    }
+    // If the server is not asked, its encryption does not matter.
+    let repo = match named_repo(settings) {
+        Err(ArgumentError::NoRepository) => repository.parse().map_err(ArgumentError::from)?,
+        named => named?,
+    };
+    let mut request = request_of(arguments, settings, assigned, SyncMode::Diffs(repo));
+    // A tunnel takes longer to open than the question may take.
+    let may_ask = settings.ssh_user.is_none() && !is_refused(settings);
+    request.step =
+        UpdateStep::FromDownloaded(if may_ask { NewerHeads::Ask } else { NewerHeads::DoNotAsk });
+    Ok(request)
+}
+
+/// Whether the settings forbid to ask the repository that they name.
+fn is_refused(settings: &Settings) -> bool {
+    matches!(repo_url(settings, None), Err(ArgumentError::NotEncrypted { .. }))
+}
+
 /// Request of an update to the assigned image.
 pub fn update_request(
     arguments: &Arguments,
@@ -124,13 +156,24 @@ pub fn update_request(
     assigned: Assigned,
     tunnel: Option<&ServerTunnel>,
 ) -> Result<UpdateRequest, UpdateError> {
-    Ok(UpdateRequest {
+    let mode = sync_mode(arguments, settings, tunnel)?;
+    let rsync = rsync_server(settings, tunnel);
+    Ok(UpdateRequest { rsync, ..request_of(arguments, settings, assigned, mode) })
+}
+
+fn request_of(
+    arguments: &Arguments,
+    settings: &Settings,
+    assigned: Assigned,
+    mode: SyncMode,
+) -> UpdateRequest {
+    UpdateRequest {
         root: arguments.root.clone(),
         image: assigned.image,
         overrides: assigned.overrides,
         assignment: assigned.source,
-        mode: sync_mode(arguments, settings, tunnel)?,
-        rsync: rsync_server(settings, tunnel),
+        mode,
+        rsync: None,
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
         excludes: settings.excludes.clone(),
         create_directories: settings.create_directories.clone(),
@@ -155,7 +198,9 @@ pub fn update_request(
         spool_limit: spool_limit(settings),
         trust: trust_settings(arguments, settings),
         forget_seen: arguments.forget_seen,
-    })
+        step: if arguments.download_only { UpdateStep::DownloadOnly } else { UpdateStep::Whole },
+        staged_max_age: Duration::from_secs(settings.staged_max_age.into()),
+    }
 }
 
 /// Request of a rollback.
@@ -337,14 +382,18 @@ fn repository_source(
     })
 }
 
-fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUrl, ArgumentError> {
+/// The repository that the settings name.
+fn named_repo(settings: &Settings) -> Result<RepoUrl, ArgumentError> {
     let repo = match (&settings.repo, &settings.server) {
         (Some(repo), _) => repo.clone(),
         (None, Some(server)) => server_url(server),
         (None, None) => return Err(ArgumentError::NoRepository),
     };
-    let repo: RepoUrl = repo.parse()?;
+    Ok(repo.parse()?)
+}
 
+fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUrl, ArgumentError> {
+    let repo = named_repo(settings)?;
     let repo = match tunnel.and_then(|tunnel| tunnel.http.clone()) {
         Some(socket) => repo.with_tunnel(socket),
         None => repo,

@@ -107,6 +107,12 @@ impl ContentSources<'_> {
             }
         }
 
+        if let Some(downloaded) = &run.downloaded
+            && let Ok(Some(bytes)) = downloaded.read_content(&digest, size, run.monitor)
+            && Digest::of(&bytes) == digest
+        {
+            return Ok(Some(bytes));
+        }
         if let Ok(Some(bytes)) = self.live.read(&digest, size, &TreePath::root())
             && Digest::of(&bytes) == digest
         {

@@ -109,17 +109,14 @@ impl LayerRequest<'_> {
             }
         }
         let Some((catalog, catalog_bytes)) = catalog else { return Ok(LayerAnswer::Unchanged) };
-        let seen = SeenCatalog {
-            repo: repo.to_string(),
-            serial: trusted.head.serial,
-            sha256: Some(trusted.head.catalog),
-        };
+        let seen = SeenCatalog::of(&trusted.head, repo.to_string());
         Ok(LayerAnswer::Published(Box::new(PublishedImage {
             repository,
             catalog,
             not_fresh,
             signed: SignedFiles { layer: layer.clone(), head: bytes, catalog: catalog_bytes },
             seen,
+            downloaded: None,
         })))
     }
 

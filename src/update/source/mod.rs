@@ -3,6 +3,8 @@
 pub(super) mod cluster;
 pub(super) mod excludes;
 pub(super) mod head;
+pub(super) mod newer_heads;
 pub(super) mod overrides;
 pub(super) mod published;
+pub(super) mod stored;
 pub(crate) mod trust;

@@ -1,5 +1,7 @@
 //! Overrides of a run: published in a repository, or received by rsync.
 
+use std::collections::BTreeMap;
+
 use crate::fetch::RepoUrl;
 use crate::full_sync::{Comparison, Module, ReceiveDir, Received, receive_unpublished};
 use crate::image::{ImageName, Layer};
@@ -31,6 +33,11 @@ pub(in crate::update) enum LayerSource {
     Received(Box<Received>),
     /// Only the record of the node; a repair looks for contents itself.
     Recorded,
+    /// Received by the run that has downloaded the update, which has the contents.
+    Stored {
+        /// Paths whose time their filesystem cannot hold, with the reason.
+        unheld_times: BTreeMap<TreePath, String>,
+    },
 }
 
 impl OverrideLayer {
@@ -54,7 +61,7 @@ impl OverrideLayer {
     pub fn published(&self) -> Option<&PublishedImage> {
         match &self.source {
             LayerSource::Published(published) => Some(published),
-            LayerSource::Received(_) | LayerSource::Recorded => None,
+            LayerSource::Received(_) | LayerSource::Recorded | LayerSource::Stored { .. } => None,
         }
     }
 }

@@ -2,18 +2,21 @@
 
 use std::collections::HashSet;
 use std::io::Read;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use crate::apply::downloaded::DownloadedUpdate;
 use crate::apply::stage::live_source::LiveSource;
-use crate::catalog::{Catalog, FileRef, Publish};
+use crate::catalog::{Catalog, FileRef, IndexFile, Publish};
 use crate::digest::Digest;
 use crate::fetch::content::{ContentError, ContentEstimate, ContentStore, Sink};
 use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Side};
-use crate::manifest::Manifest;
+use crate::generation::GenerationId;
+use crate::image::Layer;
+use crate::manifest::{MAX_TEXT, Manifest};
 use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
-use crate::update::error::{FreshnessError, UpdateError};
+use crate::update::error::{FreshnessError, Refusal, UpdateError};
 use crate::update::request::SignedFiles;
 use crate::update::run::Run;
 
@@ -30,11 +33,16 @@ pub(in crate::update) struct PublishedImage {
     pub signed: SignedFiles,
     /// Record of the catalog for the state.
     pub seen: SeenCatalog,
+    /// The downloaded update that has its manifest, and in whose place no file is fetched.
+    pub downloaded: Option<Arc<DownloadedUpdate>>,
 }
 
 impl PublishedImage {
     /// Fetches the manifest of `publish` and checks that it is the generation's.
     pub fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
+        if let Some(downloaded) = &self.downloaded {
+            return read_stored_manifest(downloaded, &self.signed.layer, publish.generation);
+        }
         let stored = self.repository.fetch_small(&publish.manifest, MAX_STORED)?;
         let manifest = Manifest::read_published(stored.as_slice(), publish.entries)
             .map_err(|error| corrupt_manifest(publish, &error.to_string()))?;
@@ -44,6 +52,11 @@ impl PublishedImage {
             return Err(corrupt_manifest(publish, why).into());
         }
         Ok(manifest)
+    }
+
+    /// Returns the content index, if contents may be fetched.
+    fn content_index(&self) -> Option<&IndexFile> {
+        self.catalog.content.as_ref().filter(|_| self.downloaded.is_none())
     }
 
     /// Passes to `sink` each content of `wanted` that the repository has.
@@ -57,7 +70,7 @@ impl PublishedImage {
         wanted: &[(Digest, u64)],
         sink: &Sink<'_>,
     ) -> Result<(), UpdateError> {
-        let Some(index) = &self.catalog.content else { return Ok(()) };
+        let Some(index) = self.content_index() else { return Ok(()) };
         let ranges = MeteredRanges::new(&self.repository, run.monitor);
         run.monitor.event(Event::Started { job: Job::Download, total: 0 });
         let archives = &self.catalog.archives;
@@ -103,7 +116,7 @@ impl PublishedImage {
             bytes: 0,
             missing: wanted.iter().map(|(digest, _)| *digest).collect(),
         };
-        let Some(index) = &self.catalog.content else { return Ok(nothing()) };
+        let Some(index) = self.content_index() else { return Ok(nothing()) };
         let is_ranged = self.repository.range_cost() == RangeCost::Range;
         let index_bytes = self.repository.missing_bytes(&index.file);
 
@@ -131,6 +144,23 @@ impl PublishedImage {
             Ok(estimate) => Ok(estimate),
         }
     }
+}
+
+/// Reads the manifest of a layer of a downloaded update.
+pub(in crate::update) fn read_stored_manifest(
+    downloaded: &DownloadedUpdate,
+    layer: &Layer,
+    generation: GenerationId,
+) -> Result<Manifest, UpdateError> {
+    let mut layers = downloaded.record.layers_of(layer.kind());
+    let stored = layers
+        .find(|stored| stored.name == *layer.name() && stored.generation == Some(generation))
+        .and_then(|stored| stored.manifest)
+        .ok_or(Refusal::NotDownloaded { generation })?;
+    let bytes = downloaded.read_data(stored, MAX_STORED).map_err(Refusal::Downloaded)?;
+    let manifest = Manifest::read_zstd(bytes.as_slice(), MAX_TEXT).ok();
+    let manifest = manifest.filter(|manifest| manifest.id() == generation);
+    Ok(manifest.ok_or(Refusal::NotDownloaded { generation })?)
 }
 
 /// Ranges of a repository, whose transfers are reported as downloads.

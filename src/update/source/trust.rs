@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::apply::Untouched;
 use crate::catalog::{Catalog, Head};
 use crate::host::{KeyDir, KeysError, collect_keys, read_key_files};
-use crate::image::Layer;
+use crate::image::{ImageName, Layer};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::signature::{KeySet, PublicKey, Role, SignedText};
@@ -73,6 +73,14 @@ impl Trust {
         };
         let is_expired = seen.expires.is_some_and(|expires| expires < Timestamp::now());
         self.counts(seen) && is_signed && !is_expired
+    }
+
+    /// Refuses an override that nothing signs, if this node requires signatures.
+    pub fn refuse_unsigned_override(&self, name: &ImageName) -> Result<(), TrustError> {
+        if self.is_required {
+            return Err(TrustError::UnsignedRoute(UnsignedRoute::Override { name: name.clone() }));
+        }
+        Ok(())
     }
 
     /// Whether a key with this text was revoked.

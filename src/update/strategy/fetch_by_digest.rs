@@ -36,6 +36,8 @@ pub(super) fn fill_missing(
             LayerSource::Received(received) => {
                 take_received(stage, &layer.manifest, &received.tree)?
             }
+            // The downloaded update was asked before.
+            LayerSource::Stored { .. } => {}
             LayerSource::Published(published) => {
                 let wanted = wanted_of(stage, &layer.manifest);
                 fetch_wanted(run, stage, live, published, &wanted)?;

@@ -7,6 +7,7 @@
 
 mod chain_archives;
 mod diffs;
+mod downloaded;
 mod fetch_by_digest;
 mod full_sync;
 mod head_update;
@@ -16,6 +17,7 @@ mod repair;
 mod repair_paths;
 mod rsync_only;
 mod signed_sync;
+mod switch;
 
 use std::collections::HashSet;
 
@@ -30,9 +32,9 @@ use crate::state::{SeenCatalog, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{Refusal, TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
-use crate::update::notice::{TransactionNotice, UpdateNotice};
-use crate::update::report::Report;
-use crate::update::request::{Excludes, RepairScope, RsyncScope};
+use crate::update::notice::{Route, TransactionNotice, UpdateNotice};
+use crate::update::report::{Report, UpdateOutcome};
+use crate::update::request::{Excludes, RepairScope, RsyncScope, UpdateStep};
 use crate::update::run::Run;
 use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides;
@@ -41,11 +43,14 @@ use crate::update::source::trust::requires_signature;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
+use downloaded::Supply;
 use head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
 use pinned_head::check_pinned;
 use recorded_generation::RecordedGeneration;
 use repair_paths::PathRepair;
 use signed_sync::SignedSync;
+
+pub(super) use switch::install_downloaded;
 
 /// Updates the tree to the head of the catalog in the repository `repo`.
 pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
@@ -240,6 +245,9 @@ fn try_strategies(
 ) -> Result<StrategyOutcome, UpdateError> {
     let overrides = overrides::fetch_overrides(run, repo, state)?;
     if let Some(not_fresh) = recorded_generation::find_not_fresh(run, published, &overrides) {
+        if run.request.step == UpdateStep::DownloadOnly {
+            return Err(TrustError::from(not_fresh).into());
+        }
         let extent = RepairExtent::Requested;
         return RecordedGeneration { run, published, not_fresh, extent }.sync(overrides, state);
     }
@@ -262,6 +270,9 @@ fn try_strategies(
         published,
         goal: Goal::Head,
     };
+    if let Some(outcome) = try_downloaded(&update)? {
+        return Ok(outcome);
+    }
     let mut unusable: HashSet<RepoPath> = HashSet::new();
     loop {
         let error = match try_once(&update, &unusable) {
@@ -285,6 +296,36 @@ fn try_strategies(
             }
             TransactionError::Failed(error) => return Err(error),
         }
+    }
+}
+
+/// Uses the downloaded update, if it leads to the head; `None` if another strategy has to be tried.
+fn try_downloaded(update: &HeadUpdate<'_>) -> Result<Option<StrategyOutcome>, UpdateError> {
+    let (run, installed) = (update.run(), update.transaction.installed);
+    let Some(found) = &run.downloaded else { return Ok(None) };
+    if !downloaded::leads_to_head(update, found) {
+        return Ok(None);
+    }
+    if run.request.step == UpdateStep::DownloadOnly && downloaded::is_current(update, found)? {
+        let route = Route::Downloaded(found.record.summary());
+        let report = Report {
+            generation: Some(found.record.generation),
+            serial: Some(found.record.serial),
+            bytes: found.record.bytes,
+            ..Report::new(UpdateOutcome::Downloaded, route.to_string())
+        };
+        return Ok(Some(StrategyOutcome::done(report)));
+    }
+    if installed.is_none_or(|installed| !installed.is_listed() || installed.is_adopted()) {
+        return Ok(None);
+    }
+    match downloaded::run(update, found, Supply::Repository) {
+        Ok(outcome) => Ok(Some(outcome)),
+        // The repository lacks a content that was downloaded before: it may have the diff.
+        Err(TransactionError::ContentMissing(_) | TransactionError::ArchiveUnusable { .. }) => {
+            Ok(None)
+        }
+        Err(TransactionError::Failed(error)) => Err(error),
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct PathRepair<'a> {
     scope: &'a RepairScope,
     state: &'a State,
     /// Published layers, the overrides first; asked for when they are needed.
-    published: OnceCell<Vec<Box<PublishedImage>>>,
+    published: OnceCell<Vec<PublishedImage>>,
 }
 
 impl<'a> PathRepair<'a> {
@@ -170,7 +170,7 @@ impl<'a> PathRepair<'a> {
     }
 
     /// The published layers of the record, the overrides first.
-    fn published(&self, run: &Run<'_>) -> Result<&[Box<PublishedImage>], UpdateError> {
+    fn published(&self, run: &Run<'_>) -> Result<&[PublishedImage], UpdateError> {
         if let Some(published) = self.published.get() {
             return Ok(published);
         }
@@ -185,7 +185,7 @@ impl<'a> PathRepair<'a> {
             let request = LayerRequest { node, repo, layer: &layer, known: None };
             match request.send()? {
                 // Contents are taken by digest, so that the head need not be fresh.
-                LayerAnswer::Published(layer) => published.push(layer),
+                LayerAnswer::Published(layer) => published.push(*layer),
                 LayerAnswer::NotPublished => {}
                 LayerAnswer::Unchanged | LayerAnswer::Stale => {
                     return Err(TrustError::UnexpectedNotModified.into());

@@ -8,8 +8,10 @@ use crate::apply::preflight::disk_space::{ExtraSpace, SpaceRequirement, StagingR
 use crate::apply::{Untouched, preflight, undo};
 use crate::host::KeepUndo;
 use crate::manifest::Manifest;
+use crate::update::downloaded;
 use crate::update::error::{SpaceError, UpdateError};
-use crate::update::notice::TransactionNotice;
+use crate::update::notice::{DropReason, TransactionNotice};
+use crate::update::request::UpdateStep;
 use crate::update::run::Run;
 use crate::update::transaction::target::{Delivery, Target};
 
@@ -21,14 +23,16 @@ pub(in crate::update) fn check_before_download(
     extra: &ExtraSpace,
 ) -> Result<(), UpdateError> {
     let session = run.session;
-    let mut required = SpaceRequirement::new(
-        &session.root,
-        &session.filesystems,
-        session.host.as_ref(),
-        &session.mounts,
-    );
-    required.add_manifests(installed, target, extra).map_err(Untouched::from)?;
-    provide(run, &required)
+    provide(run, || {
+        let mut required = SpaceRequirement::new(
+            &session.root,
+            &session.filesystems,
+            session.host.as_ref(),
+            &session.mounts,
+        );
+        required.add_manifests(installed, target, extra).map_err(Untouched::from)?;
+        Ok(required)
+    })
 }
 
 /// Refuses an update that cannot fit, by the contents that have to be staged.
@@ -38,22 +42,28 @@ pub(super) fn check_before_staging(
     plan: &ChangePlan,
 ) -> Result<(), UpdateError> {
     let session = run.session;
-    let mut required = SpaceRequirement::new(
-        &session.root,
-        &plan.filesystems,
-        session.host.as_ref(),
-        &session.mounts,
-    );
     let route = match target.delivery {
         Delivery::ReceiveDir => StagingRoute::ReceiveDir,
         Delivery::Archives | Delivery::FullSync => StagingRoute::Direct,
     };
-    required.add_plan(plan, route).map_err(Untouched::from)?;
-
     // On limited filesystems the backups are copies.
     let copied = preflight::check_limited_space(&session.root, plan, &plan.filesystems)?;
-    required.add_bytes(copied).map_err(Untouched::from)?;
-    provide(run, &required)
+
+    provide(run, || {
+        let required = SpaceRequirement::new(
+            &session.root,
+            &plan.filesystems,
+            session.host.as_ref(),
+            &session.mounts,
+        );
+        let mut required = match &run.downloaded {
+            Some(downloaded) => required.with_downloaded(downloaded),
+            None => required,
+        };
+        required.add_plan(plan, route).map_err(Untouched::from)?;
+        required.add_bytes(copied).map_err(Untouched::from)?;
+        Ok(required)
+    })
 }
 
 /// Refuses a reception by rsync of `bytes` that cannot fit into the receive directory.
@@ -62,25 +72,44 @@ pub(in crate::update) fn check_before_receiving(
     bytes: u64,
 ) -> Result<(), UpdateError> {
     let session = run.session;
-    let mut required = SpaceRequirement::new(
-        &session.root,
-        &session.filesystems,
-        session.host.as_ref(),
-        &session.mounts,
-    );
-    required.add_bytes(bytes).map_err(Untouched::from)?;
-    provide(run, &required)
+    provide(run, || {
+        let mut required = SpaceRequirement::new(
+            &session.root,
+            &session.filesystems,
+            session.host.as_ref(),
+            &session.mounts,
+        );
+        required.add_bytes(bytes).map_err(Untouched::from)?;
+        Ok(required)
+    })
 }
 
 /// Removes the undo set if the required space needs it; fails if that does not help.
-fn provide(run: &Run<'_>, required: &SpaceRequirement) -> Result<(), UpdateError> {
-    let shortages = required.shortages();
+fn provide<'a>(
+    run: &Run<'a>,
+    require: impl Fn() -> Result<SpaceRequirement<'a>, UpdateError>,
+) -> Result<(), UpdateError> {
+    let mut required = require()?;
+    let mut shortages = required.shortages();
     if shortages.is_empty() {
         return Ok(());
+    }
+
+    let is_download = run.request.step == UpdateStep::DownloadOnly;
+    if is_download && !run.request.dry_run && run.downloaded.is_some() {
+        downloaded::discard(run.session, &DropReason::NoRoom, run.monitor)?;
+        required = require()?;
+        shortages = required.shortages();
+        if shortages.is_empty() {
+            return Ok(());
+        }
     }
     let Some(bytes) = required.freed_by_undo(&shortages).map_err(Untouched::from)? else {
         return Err(SpaceError::Shortages(shortages).into());
     };
+    if is_download {
+        return Err(SpaceError::UndoSetNeeded(shortages).into());
+    }
     if run.request.keep_undo == KeepUndo::Always {
         return Err(SpaceError::UndoSetKept(shortages).into());
     }

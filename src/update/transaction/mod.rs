@@ -2,6 +2,7 @@
 
 mod commit;
 pub(super) mod disk_space;
+mod download;
 pub(super) mod error;
 pub(super) mod execute;
 pub(super) mod image_keys;
@@ -40,7 +41,7 @@ use crate::update::hooks::{HookContext, Hooks};
 use crate::update::installed::{Installed, recorded};
 use crate::update::notice::Route;
 use crate::update::report::{Report, UpdateOutcome, count_topmost};
-use crate::update::request::SignedFiles;
+use crate::update::request::{SignedFiles, UpdateStep};
 use crate::update::run::Run;
 use crate::update::source::excludes::ContentSources;
 use crate::update::source::overrides::OverrideLayer;
@@ -195,7 +196,9 @@ impl<'a> UpdateTransaction<'a> {
         };
 
         let mut plan = plan_without_user_refusals(session, |refused| {
-            Ok(plan::plan_changes(&PlanInput { refused, ..input }, live)?)
+            let mut all = target.refused.clone();
+            all.extend(refused.clone());
+            Ok(plan::plan_changes(&PlanInput { refused: &all, ..input }, live)?)
         })?;
         plan.deviations.extend(target.unsupported.clone());
         for (path, reason) in user_mounts::paths_below(run, target, self.installed, self.overrides)?
@@ -282,6 +285,9 @@ impl<'a> UpdateTransaction<'a> {
         plan: &ChangePlan,
         fill: impl FnOnce(&Stage) -> Result<(), TransactionError>,
     ) -> Result<Report, TransactionError> {
+        if self.run.request.step == UpdateStep::DownloadOnly {
+            return download::download(self, target, plan, fill);
+        }
         if plan.is_empty() {
             return Ok(self.record_only(target, plan)?);
         }
@@ -350,6 +356,9 @@ impl<'a> UpdateTransaction<'a> {
     ) -> Result<(), TransactionError> {
         std::thread::scope(|scope| {
             scope.spawn(|| self.manifest_to_record(target));
+            if let Some(downloaded) = &self.run.downloaded {
+                stage.take_downloaded(downloaded)?;
+            }
             fill(stage)
         })?;
 
@@ -363,7 +372,7 @@ impl<'a> UpdateTransaction<'a> {
         let run = self.run;
         let root = &run.session.root;
         match self.publish {
-            _ if run.request.dry_run => {}
+            _ if run.request.dry_run || run.request.step == UpdateStep::DownloadOnly => {}
             Some(publish) => {
                 let state = self.new_state(publish, target, plan)?;
                 state::save(root, &state, self.manifest_to_record(target))?;

@@ -47,6 +47,8 @@ pub(in crate::update) struct Target {
     pub kernel_paths: Vec<TreePath>,
     /// Decisions about the public keys of the tree.
     pub keys: ImageKeys,
+    /// Paths that are left out, with the reason.
+    pub refused: BTreeMap<TreePath, String>,
     pub policy: ComparePolicy,
     /// Digests of live files that were read earlier in this run.
     pub known_digests: HashMap<TreePath, Digest>,
@@ -90,8 +92,12 @@ impl Target {
         );
         let SupportedPart { manifest: tracked, mut unsupported } = target;
         for layer in overrides {
-            if let LayerSource::Received(received) = &layer.source {
-                unsupported.extend(received.unheld_times.clone());
+            match &layer.source {
+                LayerSource::Received(received) => {
+                    unsupported.extend(received.unheld_times.clone());
+                }
+                LayerSource::Stored { unheld_times } => unsupported.extend(unheld_times.clone()),
+                LayerSource::Published(_) | LayerSource::Recorded => {}
             }
         }
         let kernel = installed.and_then(|installed| installed.kernel.as_ref());
@@ -106,6 +112,7 @@ impl Target {
             kernel_paths: stale_paths(run, kernel, installed),
             provisions: list_provisions(run, &composed, installed)?,
             keys: ImageKeys::default(),
+            refused: BTreeMap::new(),
             image,
             policy: compare_policy(run, installed),
             known_digests: HashMap::new(),

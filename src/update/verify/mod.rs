@@ -21,6 +21,7 @@ use crate::image::ImageName;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
+use crate::update::downloaded;
 use crate::update::error::{Refusal, UpdateError, UsageError};
 use crate::update::request::{Excludes, TrustSettings};
 use crate::update::run::build_filter;
@@ -140,6 +141,7 @@ pub fn verify(request: &VerifyRequest, monitor: &dyn Monitor) -> Result<Verified
         None => job.compare_three_ways()?,
     };
     tree.check_unchanged()?;
+    downloaded::show(&tree.session.root, monitor);
     Ok(verification)
 }
 

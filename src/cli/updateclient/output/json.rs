@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{RollbackResult, UpdateResult};
+use crate::apply::downloaded::DownloadSummary;
 use crate::apply::plan::ItemizedLine;
 use crate::autoinstall::{Arranged, Flavor};
 use crate::cli::json;
@@ -71,6 +72,8 @@ pub(super) enum OutputLine<'a> {
         undo: Option<UndoSummary>,
         /// Proof digest of the recorded tree.
         proof: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        downloaded: Option<&'a DownloadSummary>,
     },
     RolledBack {
         dry_run: bool,
@@ -99,6 +102,7 @@ pub(super) fn print_update(result: &UpdateResult<'_>) {
             UpdateOutcome::Updated => "updated",
             UpdateOutcome::WouldUpdate => "would-update",
             UpdateOutcome::Adopted => "adopted",
+            UpdateOutcome::Downloaded => "downloaded",
         },
         image: request.image.to_string(),
         generation: report.generation.map(|id| id.to_string()),

@@ -44,7 +44,11 @@ impl UpdateResult<'_> {
     /// Whether the state of the node was changed.
     pub fn is_change(&self) -> bool {
         let outcome = self.report.outcome;
-        !self.request.dry_run && matches!(outcome, UpdateOutcome::Updated | UpdateOutcome::Adopted)
+        !self.request.dry_run
+            && matches!(
+                outcome,
+                UpdateOutcome::Updated | UpdateOutcome::Adopted | UpdateOutcome::Downloaded
+            )
     }
 }
 

@@ -38,6 +38,7 @@ pub fn print_status(
             held: status.pinned.as_ref(),
             undo: status.undo,
             proof: proof.as_ref().ok().and_then(|proof| proof.map(|proof| proof.to_string())),
+            downloaded: status.downloaded.as_ref(),
         }),
         OutputMode::Text => {
             let _ = write_status(status, (state, set_aside), proof);
@@ -69,6 +70,11 @@ fn write_status(
         (None, None) => writeln!(out, "nothing is recorded of this tree")?,
     }
     write_undo(status, &mut out)?;
+    if let Some(found) = &status.downloaded {
+        let target = text::publish(Some(found.generation), Some(found.serial)).unwrap_or_default();
+        let size = Size(found.bytes);
+        writeln!(out, "downloaded:  {target}, {size}, at {}", found.downloaded)?;
+    }
     out.flush()
 }
 

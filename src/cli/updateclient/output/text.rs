@@ -117,6 +117,10 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
             parts.push(format!("{} written", Size(report.bytes)));
             format!("{} {target}", verbs.1)
         }
+        UpdateOutcome::Downloaded => {
+            parts.push(format!("{} on disk", Size(report.bytes)));
+            format!("downloaded {target}; --diff --from-downloaded installs it")
+        }
     };
     if let Some(switch_time) = report.switch_time {
         parts.push(format!("switched in {}", milliseconds(switch_time)));
@@ -133,7 +137,7 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
 
     if !parts.is_empty() {
         let separator = match report.outcome {
-            UpdateOutcome::UpToDate | UpdateOutcome::Adopted => ", ",
+            UpdateOutcome::UpToDate | UpdateOutcome::Adopted | UpdateOutcome::Downloaded => ", ",
             UpdateOutcome::WouldUpdate => "; ",
             UpdateOutcome::Updated => ": ",
         };

@@ -1,0 +1,58 @@
+//! Interrupted and failed downloads and switches.
+
+use super::*;
+use crate::common::{ROOT_AND_RSYNC, require};
+
+#[test]
+fn directory_without_record_is_removed_by_next_run() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    fs::remove_file(store(&site).join("record")).expect("removes");
+
+    client(&site, &["--status"]).ended(0, &[]);
+    assert!(store(&site).exists());
+    site.updated(&[]).ended(0, &["the downloaded update is removed: it is incomplete"]);
+
+    site.same();
+    assert!(!store(&site).exists());
+}
+
+#[test]
+fn damaged_record_is_removed_by_next_run() {
+    require!(ROOT_AND_RSYNC);
+    for damage in ["format = 9\n", "", "\u{0}"] {
+        let site = downloaded();
+        fs::write(store(&site).join("record"), damage).expect("writes");
+
+        site.updated(&[]).ended(0, &["the downloaded update is removed"]);
+
+        site.same();
+        assert!(!store(&site).exists(), "{damage:?}");
+    }
+}
+
+#[test]
+fn planted_directory_is_replaced() {
+    require!(ROOT_AND_RSYNC);
+    let site = behind();
+    let outside = site.dir.path().join("outside");
+    fs::create_dir(&outside).expect("creates");
+    fs::write(outside.join("record"), "sentinel").expect("writes");
+    let planted: [(&str, &dyn Fn()); 3] = [
+        ("symlink", &|| std::os::unix::fs::symlink(&outside, store(&site)).expect("links")),
+        ("file", &|| fs::write(store(&site), "file").expect("writes")),
+        ("open directory", &|| {
+            fs::create_dir(store(&site)).expect("creates");
+            common::run(Command::new("chmod").arg("777").arg(store(&site)));
+        }),
+    ];
+    for (kind, plant) in planted {
+        plant();
+
+        site.updated(&["--download-only"]).ended(0, &["the downloaded update is removed"]);
+
+        assert!(has_record(&site) && store(&site).is_dir(), "{kind}");
+        fs::remove_dir_all(store(&site)).expect("removes");
+    }
+    assert_eq!(common::read(&outside.join("record")), "sentinel");
+}

@@ -1,0 +1,158 @@
+//! The switch: keys, heads, age, drift, and contents that were changed on the node.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::common::{ROOT_AND_RSYNC, judge, require};
+
+#[test]
+fn switch_repairs_drift_from_content_at_hand() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    fs::write(site.node().join("etc/version"), "local").expect("writes");
+    fs::remove_file(site.node().join("usr/lib/moved-1")).expect("removes");
+    common::run(Command::new("chmod").arg("600").arg(site.node().join("etc/motd")));
+    disconnect(&site);
+
+    switch(&site, &[]).ended(0, &["updated to node serial 2"]);
+
+    site.same();
+}
+
+#[test]
+fn drift_without_content_at_hand_is_left_out_and_repaired_by_networked_run() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    fs::write(site.node().join("etc/motd"), "changed on the node").expect("writes");
+    disconnect(&site);
+
+    switch(&site, &[]).ended(15, &["/etc/motd", "not on this node", "left out"]);
+    judge::same(&site.image(), &site.node(), &["/etc/motd"]);
+    reconnect(&site);
+
+    site.updated(&[]);
+    site.same();
+}
+
+#[test]
+fn damaged_contents_are_refused_and_tree_is_unchanged() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    let content = systemimager::digest::Digest::of(b"version 2");
+    fs::write(store(&site).join(format!("{content}.0")), "version X").expect("writes");
+
+    site.refused(&["--from-downloaded"], 5, &["/etc/version", "--download-only"]);
+
+    site.updated(&[]);
+    site.same();
+}
+
+#[test]
+fn content_with_other_times_is_read_again() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    for entry in fs::read_dir(store(&site)).expect("lists") {
+        let path = entry.expect("an entry").path();
+        common::run(Command::new("touch").arg(path));
+    }
+    disconnect(&site);
+
+    switch(&site, &[]).ended(0, &[]);
+    site.same();
+}
+
+#[test]
+fn paused_head_means_not_now() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    let mut head = site.head();
+    head.paused = true;
+    fs::write(site.head_path(), head.to_toml().expect("text")).expect("writes");
+
+    site.refused(&["--from-downloaded"], 16, &["paused updates of image node"]);
+
+    assert!(has_record(&site));
+}
+
+#[test]
+fn superseded_head_means_not_now() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    site.publish(&tree(3));
+
+    site.refused(&["--from-downloaded"], 16, &["serial 3", "published since"]);
+    assert!(has_record(&site));
+
+    // Without an answer, what an earlier run has seen counts. The question records nothing.
+    disconnect(&site);
+    switch(&site, &[]).ended(0, &[]);
+}
+
+#[test]
+fn newer_head_seen_before_means_not_now_without_server() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    site.publish(&tree(3));
+    let hooks = site.node().join("etc/systemimager/hooks.d/pre-update.d");
+    fs::create_dir_all(&hooks).expect("creates");
+    common::write_program(&hooks.join("10-fail"), "#!/bin/sh\nexit 1\n");
+    site.update(&[]).ended(14, &[]);
+    disconnect(&site);
+
+    switch(&site, &[]).ended(16, &["serial 3", "published since"]);
+
+    assert!(has_record(&site));
+}
+
+#[test]
+fn silent_server_delays_switch_by_one_second() {
+    require!(ROOT_AND_RSYNC);
+    let mut site = downloaded();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    site.repo_url = format!("http://{}/", listener.local_addr().expect("an address"));
+
+    let start = Instant::now();
+    switch(&site, &[]).ended(0, &["did not say in time"]);
+
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    site.same();
+}
+
+#[test]
+fn old_download_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    let config = site.node().join("etc/systemimager/updateclient.toml");
+    fs::create_dir_all(config.parent().expect("a parent")).expect("creates");
+    fs::write(&config, "staged_max_age = 0\n").expect("writes");
+
+    switch(&site, &[]).ended(5, &["staged_max_age", "--download-only"]);
+    fs::write(&config, "staged_max_age = 60\n").expect("writes");
+    switch(&site, &[]).ended(0, &[]);
+}
+
+#[test]
+fn revoked_key_stops_switch() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::at(&tree(1));
+    let key = site.dir.path().join("site");
+    let tardiff = |arguments: &[&str]| {
+        common::run(Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args(arguments));
+    };
+    tardiff(&["keygen", "--no-passphrase", "--out", &key.display().to_string()]);
+    let keys = site.node().join("etc/systemimager/keys");
+    fs::create_dir_all(keys.join("revoked")).expect("creates");
+    fs::copy(key.with_extension("pub"), keys.join("site.pub")).expect("copies");
+    let _ = fs::remove_dir_all(site.image());
+    trees::write(&tree(2), &site.image());
+    let secret = key.with_extension("key").display().to_string();
+    site.publish_image(&["--sign-key", &secret]);
+    site.updated(&["--download-only"]);
+
+    fs::copy(key.with_extension("pub"), keys.join("revoked/site.pub")).expect("copies");
+    site.refused(&["--from-downloaded"], 3, &["the server is not trusted"]);
+
+    fs::remove_file(keys.join("revoked/site.pub")).expect("removes");
+    disconnect(&site);
+    switch(&site, &[]).ended(0, &["updated to node serial 2"]);
+}
