@@ -199,9 +199,13 @@ install-rescue:
 install-timer:
 	install -d $(DESTDIR)$(UNITS) $(DESTDIR)/etc/cron.d
 	$(AT_PREFIX) packaging/systemd/si-update.service >$(DESTDIR)$(UNITS)/si-update.service
-	install -m 0644 packaging/systemd/si-update.timer $(DESTDIR)$(UNITS)
+	$(AT_PREFIX) packaging/systemd/si-download.service >$(DESTDIR)$(UNITS)/si-download.service
+	$(AT_PREFIX) packaging/systemd/si-switch.service >$(DESTDIR)$(UNITS)/si-switch.service
+	install -m 0644 packaging/systemd/si-update.timer packaging/systemd/si-download.timer \
+	    packaging/systemd/si-switch.timer $(DESTDIR)$(UNITS)
 	$(AT_PREFIX) packaging/cron/si-update >$(DESTDIR)/etc/cron.d/si-update
-	chmod 0644 $(DESTDIR)$(UNITS)/si-update.service $(DESTDIR)/etc/cron.d/si-update
+	chmod 0644 $(DESTDIR)$(UNITS)/si-update.service $(DESTDIR)$(UNITS)/si-download.service \
+	    $(DESTDIR)$(UNITS)/si-switch.service $(DESTDIR)/etc/cron.d/si-update
 
 install-server:
 	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) \

@@ -196,7 +196,16 @@ fn splay_delays_run_but_not_cancellation() {
 /// A mount namespace would hide the node's mounts from the agent, and copy the others.
 #[test]
 fn update_unit_has_no_mount_namespace() {
-    let unit = include_str!("../packaging/systemd/si-update.service");
+    for unit in [
+        include_str!("../packaging/systemd/si-update.service"),
+        include_str!("../packaging/systemd/si-download.service"),
+        include_str!("../packaging/systemd/si-switch.service"),
+    ] {
+        check_restrictions(unit);
+    }
+}
+
+fn check_restrictions(unit: &str) {
     let settings: Vec<&str> =
         unit.lines().filter(|line| !line.starts_with('#')).filter_map(setting_name).collect();
 
@@ -256,6 +265,18 @@ fn timer_and_cron_run_same_command() {
     for file in ["systemd/si-update.service", "cron/si-update"] {
         let text = fs::read_to_string(packaging.join(file)).expect("is there");
         assert!(text.lines().any(|text| text.ends_with(line)), "{file}");
+    }
+
+    let steps = [
+        ("systemd/si-download.service", "--diff --download-only --yes --quiet --splay 3600"),
+        ("systemd/si-switch.service", "--diff --from-downloaded --yes --quiet"),
+    ];
+    for (file, arguments) in steps {
+        let line = format!("ExecStart=/usr/sbin/si_updateclient {arguments}");
+        let text = fs::read_to_string(packaging.join(file)).expect("is there");
+        assert!(text.lines().any(|text| text == line), "{file}");
+        let cron = fs::read_to_string(packaging.join("cron/si-update")).expect("is there");
+        assert!(cron.contains(arguments), "{cron}");
     }
 
     let timer = fs::read_to_string(packaging.join("systemd/si-update.timer")).expect("is there");
