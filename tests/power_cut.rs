@@ -59,6 +59,10 @@ enum Operation {
     Rollback,
     /// `--recover`, after the update was killed beyond its seal.
     Recovery,
+    /// `--download-only`.
+    Download,
+    /// `--from-downloaded`, after a download.
+    Switch,
 }
 
 /// Part of the run from which the moment of the cut is drawn.
@@ -82,6 +86,16 @@ const OPERATIONS: [(Operation, CutWindow); 7] = [
     (Operation::Rollback, CutWindow::AfterSeal),
     (Operation::Update, CutWindow::Anywhere),
 ];
+
+/// Operations of an update in two steps.
+const STEPS: [(Operation, CutWindow); 4] = [
+    (Operation::Download, CutWindow::Anywhere),
+    (Operation::Switch, CutWindow::Anywhere),
+    (Operation::Download, CutWindow::Anywhere),
+    (Operation::Switch, CutWindow::AfterSeal),
+];
+/// Cuts of an update in two steps.
+const DEFAULT_STEP_CUTS: usize = 8;
 
 /// Tree with every kind of entry, and enough other files for a run of measurable length.
 fn large_tree(generation: Generation) -> Tree {
@@ -193,6 +207,8 @@ struct Scene<'a> {
     /// Disks right before the update and right before its rollback.
     update: Start,
     rollback: Start,
+    /// Disk right before a switch.
+    switch: Start,
 }
 
 /// Disk that a run starts from, and the duration of the run.
@@ -240,12 +256,23 @@ impl<'a> Scene<'a> {
         let base = site.snapshot();
         mounted.unmount();
         site.publish(&tree(Generation::Second));
-        let (update, rollback) = (Start { disk, ..Start::default() }, Start::default());
-        let mut scene = Scene { update_kind, store, site, base, update, rollback };
-        scene.rollback.disk = scene.measure(Operation::Update);
-        scene.measure(Operation::Rollback);
+        let update = Start { disk, ..Start::default() };
+        let (rollback, switch) = (Start::default(), Start::default());
+        Scene { update_kind, store, site, base, update, rollback, switch }
+    }
 
-        scene
+    /// Measures an update and its rollback.
+    fn with_rollback(mut self) -> Self {
+        self.rollback.disk = self.measure(Operation::Update);
+        self.measure(Operation::Rollback);
+        self
+    }
+
+    /// Measures a download and its switch.
+    fn with_steps(mut self) -> Self {
+        self.switch.disk = self.measure(Operation::Download);
+        self.measure(Operation::Switch);
+        self
     }
 
     /// Measures the durations of one undisturbed run. Returns the disk after the run.
@@ -269,15 +296,22 @@ impl<'a> Scene<'a> {
         assert_eq!(self.end("with the power on"), operation.result());
         let disk = mounted.file().to_owned();
         mounted.unmount();
-        let start =
-            if operation == Operation::Rollback { &mut self.rollback } else { &mut self.update };
+        let start = match operation {
+            Operation::Rollback => &mut self.rollback,
+            Operation::Switch => &mut self.switch,
+            _ => &mut self.update,
+        };
         (start.whole, start.after_seal) = (whole, whole - sealed);
 
         disk
     }
 
     fn start_of(&self, operation: Operation) -> &Start {
-        if operation == Operation::Rollback { &self.rollback } else { &self.update }
+        match operation {
+            Operation::Rollback => &self.rollback,
+            Operation::Switch => &self.switch,
+            _ => &self.update,
+        }
     }
 
     /// Mounts a new copy of the disk that `operation` starts from as the node.
@@ -295,13 +329,16 @@ impl<'a> Scene<'a> {
 
     fn start(&self, operation: Operation) -> Child {
         let mut command = match operation {
-            Operation::Update => self.site.command(),
+            Operation::Update | Operation::Download | Operation::Switch => self.site.command(),
             Operation::Rollback => self.site.rollback_command(),
             Operation::Recovery => self.recovery(),
         };
-        if operation == Operation::Update {
-            command.args(["--max-delete", "100%"]);
-        }
+        match operation {
+            Operation::Update => command.args(["--max-delete", "100%"]),
+            Operation::Download => command.arg("--download-only"),
+            Operation::Switch => command.arg("--from-downloaded"),
+            Operation::Rollback | Operation::Recovery => &mut command,
+        };
 
         let log = fs::File::create(self.log()).expect("a log");
         let errors = log.try_clone().expect("a log");
@@ -381,6 +418,7 @@ impl<'a> Scene<'a> {
             sealed || progress.sealed || progress.done || operation == Operation::Recovery;
 
         assert!(!must_finish || end == operation.result(), "{context}: it ended in {end:?}");
+        assert!(operation != Operation::Download || end == End::Base, "{context}");
 
         // The recorded state is true down to the content: nothing has to be repaired.
         let run =
@@ -389,6 +427,8 @@ impl<'a> Scene<'a> {
         assert_eq!(run.code, 0, "{context}: {run:#?}");
         assert!(run.out.contains("\"repaired\":0,\"deviations\":{}"), "{context}: {run:#?}");
         assert_eq!(self.end(&context), End::Target, "{context}");
+        let downloaded = self.site.node().join(".si-downloaded");
+        assert!(!downloaded.exists(), "{context}: the download was left behind");
         mounted.discard();
 
         (sealed || progress.sealed, end)
@@ -440,7 +480,10 @@ impl<'a> Scene<'a> {
 
 impl Operation {
     fn result(self) -> End {
-        if self == Operation::Rollback { End::Base } else { End::Target }
+        match self {
+            Operation::Rollback | Operation::Download => End::Base,
+            Operation::Update | Operation::Recovery | Operation::Switch => End::Target,
+        }
     }
 }
 
@@ -499,7 +542,7 @@ fn test_power_cuts(kind: Kind) {
 
     disk::enter_mount_namespace();
     let store = Store::new(kind);
-    let scenes = UPDATE_KINDS.map(|update_kind| Scene::new(&store, update_kind));
+    let scenes = UPDATE_KINDS.map(|kind| Scene::new(&store, kind).with_rollback());
     let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", DEFAULT_CUTS), 0, 0);
 
     for round in 0..cuts {
@@ -518,6 +561,23 @@ fn test_power_cuts(kind: Kind) {
     if cuts >= DEFAULT_CUTS {
         assert!(sealed > 0 && in_base > 0, "{name}: {ends}: the cuts did not cover the run");
     }
+}
+
+#[test]
+fn power_cut_during_download_or_switch_leaves_base_or_target() {
+    let kind = Kind::Ext4;
+    let programs = ["rsync", "xfs_io", "findmnt", kind.mkfs()].map(Need::Program);
+    require!(Root, LoopDevice, programs);
+
+    disk::enter_mount_namespace();
+    let store = Store::new(kind);
+    let scene = Scene::new(&store, UpdateKind::SmallDiff).with_steps();
+    let cuts = rounds("SI_CUTS", DEFAULT_STEP_CUTS);
+    for round in 0..cuts {
+        let (operation, window) = STEPS[round % STEPS.len()];
+        scene.cut(operation, window);
+    }
+    tally("power cuts", cuts, "ext4; of downloads and switches");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod downloads;
 mod plans;
 mod refusals;
 
@@ -41,7 +42,7 @@ use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
 use systemimager::state::LoadedState;
 use systemimager::update::{
-    self, AssignmentSource, Excludes, Report, RollbackRequest, SyncMode, TrustSettings,
+    self, AssignmentSource, Excludes, NewerHeads, Report, RollbackRequest, SyncMode, TrustSettings,
     UpdateError, UpdateRequest, UpdateStep,
 };
 use tempfile::TempDir;
@@ -55,6 +56,8 @@ const ALIVE: i32 = 42;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Job {
     Update,
+    Download,
+    Switch,
     Recover,
     Rollback,
 }
@@ -395,8 +398,9 @@ impl Scene {
             "{context}: the next run did not reach the target"
         );
         self.assert_tidy(&self.after, context);
-        if self.job == Job::Update {
+        if self.job != Job::Rollback {
             self.perform(Job::Update, context);
+            self.assert_no_download(context);
             assert!(
                 self.is_after(self.reported_end(context)),
                 "{context}: a further update did not stay there"
@@ -697,6 +701,15 @@ fn perform(
 ) -> Result<Option<Report>, UpdateError> {
     match job {
         Job::Update => update::run(request, monitor).map(Some),
+        Job::Download => {
+            let step = UpdateStep::DownloadOnly;
+            update::run(&UpdateRequest { step, ..request.clone() }, monitor).map(Some)
+        }
+        Job::Switch => {
+            // A question to the server is asked by another thread.
+            let step = UpdateStep::FromDownloaded(NewerHeads::DoNotAsk);
+            update::run(&UpdateRequest { step, ..request.clone() }, monitor).map(Some)
+        }
         Job::Recover => update::recover(&request.root, monitor).map(|_| None),
         Job::Rollback => {
             let UpdateRequest { root, excludes, allow_root_fs, keep_undo, undo_share, .. } =
@@ -756,6 +769,8 @@ fn child() {
     let (Some(node), Some(repo)) = (order("SI_SWEEP_NODE"), order("SI_SWEEP_REPO")) else { return };
     let job = match order("SI_SWEEP_JOB").as_deref() {
         Some("Update") => Job::Update,
+        Some("Download") => Job::Download,
+        Some("Switch") => Job::Switch,
         Some("Recover") => Job::Recover,
         Some("Rollback") => Job::Rollback,
         other => panic!("{other:?} is no job"),
@@ -851,6 +866,25 @@ fn death_during_type_changes_leaves_one_state() {
         let scene = Scene::new("types", types(), place);
         scene.sweep_deaths(ALL);
         scene.sweep_double_deaths(steps(2, ALL), steps(30, ALL));
+    });
+}
+
+#[test]
+fn death_or_fault_during_download_leaves_tree_alone() {
+    sweep("death_or_fault_during_download_leaves_tree_alone", |place| {
+        let faults = [Fault::Fail(Errno::IO), Fault::FailOn(Errno::NOSPC)];
+        Scene::new("contents", contents(), place).sweep_downloads(steps(8, ALL), &faults);
+    });
+}
+
+#[test]
+fn death_or_fault_during_switch_leaves_one_state() {
+    sweep("death_or_fault_during_switch_leaves_one_state", |place| {
+        let scene = Scene::new("contents", contents(), place).into_switch();
+        scene.sweep_deaths(steps(12, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::IO), steps(10, ALL));
+        scene.sweep_faults(Fault::FailOn(Errno::NOSPC), steps(6, ALL));
+        scene.sweep_double_deaths(steps(1, ALL), steps(3, ALL));
     });
 }
 
