@@ -24,7 +24,13 @@ class Target(typing.NamedTuple):
         return value >= limit if self.unit == "times" else value <= limit
 
     def show(self, value):
-        return {"ratio": f"{value:.3f}", "times": f"{value:.1f} times", "bytes": f"{value / MIB:.0f} MiB"}[self.unit]
+        return {
+            "ratio": f"{value:.3f}",
+            "times": f"{value:.1f} times",
+            "bytes": f"{value / MIB:.0f} MiB",
+            "seconds": f"{value:.2f} s",
+            "milliseconds": f"{value:.0f} ms",
+        }[self.unit]
 
     def show_limit(self, pair_name):
         limit = self.limits[pair_name]
@@ -32,6 +38,8 @@ class Target(typing.NamedTuple):
             "ratio": f"at most {limit}",
             "times": f"at least {limit} times",
             "bytes": f"at most {limit // MIB} MiB",
+            "seconds": f"at most {limit} s",
+            "milliseconds": f"at most {limit} ms",
         }[self.unit]
 
 
@@ -80,6 +88,10 @@ def node_memory(*peers):
     return most
 
 
+def update_value(field, peer):
+    return lambda pair: update_middle(pair, DIRECT.name, peer, field)
+
+
 def builder_memory(peer):
     return lambda pair: build_total(pair["builds"].get(peer), "memory")
 
@@ -116,6 +128,8 @@ TARGETS = (
     ),
     Target("the same with `--check=touched`", update_ratio("wall", "ours-touched", "rsync", SLOW.name), {TINY: 0.1}),
     Target("`--verify` to `sha256sum` on all processors, warm", verification_ratio, {PATCH_DAY: 1.1, TINY: 1.1}),
+    Target("switch of a downloaded update", update_value("wall", "ours-switch"), {PATCH_DAY: 2}, "seconds"),
+    Target("the same, mixed tree", update_value("mixed", "ours-switch"), {PATCH_DAY: 100}, "milliseconds"),
     Target(
         "server's CPU a node, web server to rsync daemon",
         update_ratio("server", "ours-normal", "rsync"),

@@ -148,3 +148,15 @@ class Touched(Ours):
 
     def build(self):
         return {}
+
+
+class Switch(Touched):
+    """The build of `normal`, downloaded before; only the switch is measured."""
+
+    name = "ours-switch"
+    title = "as `ours-normal`, after `--download-only`: `--from-downloaded` alone"
+    more = ("--from-downloaded",)
+
+    def before_update(self):
+        super().before_update()
+        run(*self.follow(f"file://{self.repo}/"), "--download-only")
