@@ -49,6 +49,7 @@
 //!    - `tests/crash_sweep/main.rs::death_during_type_changes_leaves_one_state`
 //!    - `tests/crash_sweep/main.rs::fault_during_content_changes_leaves_one_state`
 //!    - `tests/crash_sweep/main.rs::full_sync_leaves_one_state`
+//!    - `tests/crash_sweep/main.rs::death_or_fault_during_switch_leaves_one_state`
 //!    - `tests/crash_sweep/main.rs::refusal_during_type_changes_ends_in_new_or_old_tree`
 //!    - `tests/crash_sweep/main.rs::death_during_reversal_restores_old_tree`
 //!    - `tests/hostile_update/refused.rs::closed_mount_made_during_update_is_left_out_and_retried`
@@ -62,6 +63,7 @@
 //! 7. **Durable in order.** Staged content reaches the disk before the journal, the journal before
 //!    the first rename, all renames before the state.
 //!    - `tests/power_cut.rs::power_cut_on_ext4_leaves_base_or_target`
+//!    - `tests/power_cut.rs::power_cut_during_download_or_switch_leaves_base_or_target`
 //!    - `tests/power_cut.rs::power_cut_on_xfs_leaves_base_or_target`
 //!    - `tests/boot_loader.rs::boot_partition_on_xfs_is_readable_without_log`
 //! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo

@@ -1,6 +1,7 @@
 //! Interrupted and failed downloads and switches.
 
 use super::*;
+use crate::common::small_disk::{DISK, SmallDisk};
 use crate::common::{ROOT_AND_RSYNC, require};
 
 #[test]
@@ -55,4 +56,40 @@ fn planted_directory_is_replaced() {
         fs::remove_dir_all(store(&site)).expect("removes");
     }
     assert_eq!(common::read(&outside.join("record")), "sentinel");
+}
+
+#[test]
+fn download_that_does_not_fit_leaves_nothing() {
+    require!(DISK);
+    let site = Site::at(&tree(1));
+    let mut second = tree(2);
+    trees::put(&mut second, "usr/large", Item::file(trees::noise(12 << 20, 5)));
+    site.publish(&second);
+    let _disk = SmallDisk::for_node(&site, 16, 4000);
+    site.updated(&["--adopt"]);
+    let before = site.snapshot();
+
+    site.update(&["--download-only"]).ended(5, &["no room on this node"]);
+
+    assert!(!store(&site).exists());
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn switch_needs_no_room_for_downloaded_contents() {
+    require!(DISK);
+    let site = Site::at(&tree(1));
+    let mut second = tree(2);
+    trees::put(&mut second, "usr/large", Item::file(trees::noise(12 << 20, 5)));
+    site.publish(&second);
+    let disk = SmallDisk::for_node(&site, 48, 4000);
+    site.updated(&["--adopt"]);
+    site.updated(&["--download-only"]);
+    disk.fill(6 << 20);
+    disconnect(&site);
+
+    switch(&site, &[]).ended(0, &["serial 2"]);
+
+    disk.drain();
+    site.same();
 }

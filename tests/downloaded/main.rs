@@ -7,6 +7,7 @@
 mod common;
 mod download;
 mod failures;
+mod layers;
 mod rules;
 mod switch;
 
