@@ -15,6 +15,7 @@ mod group_sources;
 mod locking;
 mod place_choice;
 mod published_index;
+mod range_pieces;
 mod ranges;
 mod searched_index;
 mod verifying_reader;
@@ -255,7 +256,7 @@ impl<'s> ContentStore<'s> {
             result.supplied.extend(&supplied);
 
             let file = run.file;
-            let error = match outcome {
+            let error = match outcome.map_err(FrameError::into_failed_request) {
                 Ok(()) if supplied.len() == run.contents.len() => continue,
                 Ok(()) => None,
                 Err(FrameError::Final(error)) => return Err(error),

@@ -13,7 +13,9 @@ use crate::diff_archive::{
 use crate::fetch::content::error::{FrameError, is_final};
 use crate::fetch::content::frame_run::{RunAttempt, range_of};
 use crate::fetch::content::locking::lock;
+use crate::fetch::content::range_pieces::RangePieces;
 use crate::fetch::content::ranges::{Ranges, read_frame_head};
+use crate::fetch::error::FetchError;
 
 /// Requests in a row that may fail before an archive counts as missing; each is repeated in itself.
 const MAX_FAILED_REQUESTS: u32 = 3;
@@ -109,16 +111,30 @@ impl OpenedArchive<'_> {
         range_of(&self.table, frames).map_or(0, |(_, length)| length)
     }
 
-    /// Fetches adjacent frames.
+    /// Fetches adjacent frames; the reader requests all but the first [`MAX_RANGE`] bytes of them.
     pub fn fetch(
         &self,
         frames: &Range<u64>,
         attempt: RunAttempt,
-    ) -> Result<VerifiedFrames<Box<dyn Read + '_>>, FrameError> {
+    ) -> Result<VerifiedFrames<RangePieces<'_>>, FrameError> {
         if self.failed_requests.load(Ordering::Relaxed) >= MAX_FAILED_REQUESTS {
             return Err(FrameError::ManyFailures);
         }
         let (offset, length) = range_of(&self.table, frames).ok_or(FrameError::NoFrame)?;
+        let pieces = RangePieces::start(self, attempt, offset..offset.saturating_add(length))?;
+
+        let number = |frame: u64| usize::try_from(frame).map_err(|_| FrameError::NoFrame);
+        let numbers = number(frames.start)?..number(frames.end)?;
+        Ok(VerifiedFrames::part(pieces, Arc::clone(&self.table), numbers, self.compression))
+    }
+
+    /// Fetches one range, and counts the requests that fail.
+    pub fn fetch_range(
+        &self,
+        attempt: RunAttempt,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
         let file = &self.archive.file;
         let range = match attempt {
             RunAttempt::First => self.ranges.range(file, offset, length),
@@ -128,9 +144,6 @@ impl OpenedArchive<'_> {
             Ok(_) => self.failed_requests.store(0, Ordering::Relaxed),
             Err(_) => drop(self.failed_requests.fetch_add(1, Ordering::Relaxed)),
         }
-
-        let number = |frame: u64| usize::try_from(frame).map_err(|_| FrameError::NoFrame);
-        let numbers = number(frames.start)?..number(frames.end)?;
-        Ok(VerifiedFrames::part(range?, Arc::clone(&self.table), numbers, self.compression))
+        range
     }
 }

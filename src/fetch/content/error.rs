@@ -60,13 +60,7 @@ impl MissingReason {
     /// Whether a frame had another digest than the frame table states.
     pub(super) fn is_wrong_digest(&self) -> bool {
         let MissingReason::Frame { error, .. } = self else { return false };
-        let source = match &**error {
-            FrameError::Read(source) => source,
-            FrameError::Content(ContentFault::Read(source)) => &**source,
-            _ => return false,
-        };
-        let fault = source.get_ref().and_then(|fault| fault.downcast_ref::<FrameFault>());
-        matches!(fault, Some(FrameFault::Digest(_)))
+        matches!(error.cause_of_read(), Some(FrameFault::Digest(_)))
     }
 }
 
@@ -137,6 +131,26 @@ pub enum FrameError {
     /// A failure that no other place can repair.
     #[error(transparent)]
     Final(ContentError),
+}
+
+impl FrameError {
+    /// Returns the request that has failed while the frames were read, if one has.
+    pub(super) fn into_failed_request(self) -> Self {
+        match self.cause_of_read::<FetchError>() {
+            Some(error) => FrameError::Fetch(error.clone()),
+            None => self,
+        }
+    }
+
+    /// The error of this type that a failed read holds.
+    fn cause_of_read<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        let source = match self {
+            FrameError::Read(source) => source,
+            FrameError::Content(ContentFault::Read(source)) => source,
+            _ => return None,
+        };
+        source.get_ref()?.downcast_ref()
+    }
 }
 
 /// Fault of one content inside a frame.

@@ -9,7 +9,7 @@ use crate::diff_archive::{DeltaGroup, FrameTable};
 use crate::digest::Digest;
 
 /// Bytes of one request; several threads hold the bytes of one in memory.
-const MAX_RANGE: u64 = 4 << 20;
+pub(super) const MAX_RANGE: u64 = 4 << 20;
 /// Bytes between two needed frames that cost less than a further request.
 const MAX_GAP: u64 = 64 << 10;
 /// Part of the needed bytes that may be fetched between them.

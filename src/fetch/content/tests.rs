@@ -23,7 +23,9 @@ struct MemoryRepository {
     bytes: AtomicU64,
     /// Archive that a cache damages, until it is bypassed.
     damaged_by_cache: Option<RepoPath>,
-    unreachable: bool,
+    /// Number of requests that are answered.
+    reachable_for: Option<u32>,
+    longest: AtomicU64,
 }
 
 impl MemoryRepository {
@@ -120,11 +122,12 @@ impl Ranges for MemoryRepository {
         offset: u64,
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let earlier = self.requests.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(length, Ordering::Relaxed);
+        self.longest.fetch_max(length, Ordering::Relaxed);
         let error = |kind, why| FetchError::new(kind, Side::Server, &file.file, why);
 
-        if self.unreachable {
+        if self.reachable_for.is_some_and(|requests| earlier >= requests) {
             return Err(error(FetchErrorKind::Unreachable, "no route"));
         }
         let bytes = self
@@ -242,6 +245,32 @@ fn adjacent_frames_are_fetched_by_one_request() {
         .collect();
     assert!(frames.len() > 40, "{}", frames.len());
     assert_eq!(repository.requests(), 2, "the head and the frames");
+}
+
+#[test]
+fn large_content_is_fetched_in_pieces() {
+    let mut builder = TreeBuilder::default();
+    builder.file(b"large", meta(0o644, 1, 0), &noise(5, 11 << 20));
+    let tree = builder.tree();
+    let mut repository = MemoryRepository::default();
+    let (bytes, written) = full(&tree);
+    repository.add("full/large.tar.zst", bytes, written);
+    let large = wanted(&tree);
+
+    let (found, missing) = repository.fetch(&large, &NoSources);
+
+    assert_eq!((found.len(), missing.len()), (1, 0));
+    // The head of the archive, and 11 MiB in pieces.
+    assert_eq!(repository.requests(), 1 + 3);
+    assert!(repository.longest.load(Ordering::Relaxed) <= 4 << 20);
+
+    repository.reachable_for = Some(repository.requests() + 3);
+    let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
+    let read_all = |content: &mut VerifyingReader<'_>| io::copy(content, &mut io::sink()).map(drop);
+    let error = store.fetch(&large, &read_all).expect_err("fails");
+    let is_unreachable =
+        matches!(&error, ContentError::Fetch(FetchError { kind: FetchErrorKind::Unreachable, .. }));
+    assert!(is_unreachable, "{error}");
 }
 
 #[test]
@@ -403,7 +432,7 @@ fn unreachable_server_and_failing_sink_end_the_fetch() {
     let error = store.fetch(&all, &|_| Err(io::ErrorKind::StorageFull.into())).expect_err("fails");
     assert!(matches!(error, ContentError::Sink { .. }), "{error}");
 
-    repository.unreachable = true;
+    repository.reachable_for = Some(0);
     let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
     let error = store.fetch(&all, &|_| Ok(())).expect_err("fails");
     assert!(matches!(error, ContentError::Fetch(_)), "{error}");
