@@ -110,6 +110,9 @@ pub fn choose(
 ///
 /// A tree that has some of the contents needs less.
 fn estimated_full_sync(catalog: &Catalog) -> u64 {
+    /// A full sync reads the whole tree, and asks for many ranges: fewer bytes are not worth that.
+    const MIN_GAIN: u64 = 64 << 10;
+
     let head = catalog.head();
     let is_full = |archive: &&Archive| match archive.kind {
         ArchiveKind::Full { target } => target == head.generation,
@@ -120,7 +123,7 @@ fn estimated_full_sync(catalog: &Catalog) -> u64 {
     // Without a full archive of the head, the size of its files is the limit.
     let contents = full.map_or(head.bytes, |full| full.file.size);
     let index = catalog.content.as_ref().map_or(0, |index| index.file.size);
-    contents.saturating_add(index)
+    contents.saturating_add(index).saturating_add(MIN_GAIN)
 }
 
 /// Finds the chain with the fewest bytes, and among these with the fewest diffs (Dijkstra's

@@ -99,13 +99,13 @@ fn full_sync_reasons_distinguished() {
     );
     assert_eq!(
         choose(Some(id(2)), &catalog, &none),
-        UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: 100_000, full: 40 })
+        UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: 100_000, full: 40 + 65_536 })
     );
 }
 
 #[test]
 fn full_sync_costs_archive_and_index() {
-    let mut catalog = catalog(2, &[(1, 2, 50)], Some(40));
+    let mut catalog = catalog(2, &[(1, 2, 65_586)], Some(40));
     let frame = FirstFrame { length: 1, sha256: Digest([0; 32]) };
     let choose = |catalog: &Catalog| choose(Some(id(1)), catalog, &HashSet::new());
 
@@ -114,7 +114,7 @@ fn full_sync_costs_archive_and_index() {
     catalog.content = Some(IndexFile { file: file("content/x", 10), first_frame: frame });
     let equal = choose(&catalog);
 
-    let reason = FullSyncReason::ChainTooLarge { chain: 50, full: 49 };
+    let reason = FullSyncReason::ChainTooLarge { chain: 65_586, full: 65_585 };
     assert_eq!(smaller, UpdatePlan::Full(reason));
     assert!(matches!(equal, UpdatePlan::Diffs(_)), "{equal:?}");
 }
