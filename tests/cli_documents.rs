@@ -45,7 +45,7 @@ fn options_named_in_documents_exist() {
         help(env!("CARGO_BIN_EXE_si_tardiff")),
         [
             "build", "publish", "serve", "show", "list", "manifest", "verify", "prune", "keygen",
-            "sign", "refresh",
+            "sign", "refresh", "proof",
         ]
         .map(|sub| {
             let output =

@@ -256,8 +256,8 @@ fn silent_rsync_server_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC);
 
     let (site, _server, _) = behind();
-    for diff in site.archives("diffs") {
-        fs::remove_file(diff).expect("removes");
+    for archive in [site.archives("diffs"), site.archives("full")].concat() {
+        fs::remove_file(archive).expect("removes");
     }
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = silent.local_addr().expect("bound").port().to_string();

@@ -220,7 +220,10 @@ fn all_connections_use_tunnel() {
         (FaultServer::serve(&site.repo()), site.rsync_port().expect("the daemon"));
     let http = port(&server);
 
-    // The node is empty; rsync copies the missing files.
+    // The node is empty; rsync copies what the repository lacks.
+    for archive in site.archives("full") {
+        fs::remove_file(archive).expect("removes");
+    }
     let ssh = Ssh::new();
     let run = ssh.run(&mut command(&site, http, rsync, &["--max-delete", "100%"]));
 
