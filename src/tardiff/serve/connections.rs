@@ -135,6 +135,8 @@ impl Connections {
         let millis = u32::try_from(self.limits.send_timeout.as_millis()).unwrap_or(u32::MAX);
         // Without it a client that stops reading is only noticed by TCP, after a quarter of an hour.
         let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, millis);
+        // Else the end of each answer waits for a delayed acknowledgement, 40 ms on Linux.
+        let _ = stream.set_nodelay(true);
 
         self.next += 1;
         let number = self.next;
