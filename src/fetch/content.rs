@@ -167,7 +167,9 @@ impl<'s> ContentStore<'s> {
                 break;
             }
             for result in self.read_runs(runs, depth, sink)? {
-                pending.retain(|digest, _| !result.supplied.contains(digest));
+                for digest in &result.supplied {
+                    pending.remove(digest);
+                }
                 for (digest, reason) in result.failed {
                     if let Some(content) = pending.get_mut(&digest) {
                         content.reason = reason;
