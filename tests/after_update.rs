@@ -2,18 +2,16 @@
 //!
 //! All of them are scripts on the node, which write their arguments to a file.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::interrupted::{STRACE, interrupt};
-use common::machine::ScriptedNode;
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{Need, machine, read, require};
+use crate::common::interrupted::{STRACE, interrupt};
+use crate::common::machine::ScriptedNode;
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{Need, machine, read, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const PRE: &str = "etc/systemimager/hooks.d/pre-update.d";
@@ -452,7 +450,7 @@ fn reboot_follows_success_only() {
     let node = node_with_plain_update();
     machine::install(Path::new(AGENT), &node.site.node(), "bin/agent");
     fs::create_dir_all(node.at("srv")).expect("makes");
-    common::copy_tree(&node.site.repo(), &node.at("srv/repo"));
+    crate::common::copy_tree(&node.site.repo(), &node.at("srv/repo"));
     for program in ["usr/sbin/shutdown", "usr/sbin/reboot"] {
         node.record_calls(program);
     }

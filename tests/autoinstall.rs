@@ -3,17 +3,15 @@
 //! The boot files are in the server's module `boot`. Scripts take the place of the programs that
 //! arrange the next boot; they record their arguments.
 
-mod common;
-
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::machine::ScriptedNode;
-use common::site::{Run, Site};
-use common::trees::{self, write_text};
-use common::{Need, copy_tree, judge, machine, read, require, run};
+use crate::common::machine::ScriptedNode;
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, write_text};
+use crate::common::{Need, copy_tree, judge, machine, read, require, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const ENTRY: &str = "systemimager-autoinstall";

@@ -2,17 +2,15 @@
 //!
 //! The freeze of the boot flush must never outlast its process.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::disk::{self, Disk};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, noise};
-use common::{Need, judge, require, run, updateclient};
+use crate::common::disk::{self, Disk};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree, noise};
+use crate::common::{Need, judge, require, run, updateclient};
 
 const NEEDED: [Need; 6] = [
     Need::Root,

@@ -1,17 +1,15 @@
 //! Reads of files that belong to other users end in bounded time and space: a file that grows while
 //! it is read, a write lease, a large hole.
 
-mod common;
-
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::site::{Run, Site};
-use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item};
+use crate::common::{ROOT_AND_RSYNC, require};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 /// Lets the file at `path` grow to 8 TiB of hole when somebody reads it.

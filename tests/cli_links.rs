@@ -1,13 +1,11 @@
 //! Hard-link groups: in an image, on a node, and from one generation to the next.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use common::site::Site;
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::site::Site;
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 
 /// A tree with hard-link groups, each given by its content and its paths.
 fn grouped(groups: &[(&str, &[&str])]) -> Tree {

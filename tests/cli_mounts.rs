@@ -1,15 +1,13 @@
 //! Mounts on a node: single files, directories, local filesystems and foreign ones.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::site::Site;
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{Need, judge, read, require, run};
+use crate::common::site::Site;
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{Need, judge, read, require, run};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("mount")];
 
@@ -320,7 +318,7 @@ fn kernel_filesystem_in_image_stops_publish_before_packing() {
         build.arg("build").args([site.image(), site.image()]).arg("-o").arg(&diff);
 
         for command in [&mut publish, &mut build] {
-            let output = common::site::Run::from_output(command.output().expect("runs"));
+            let output = crate::common::site::Run::from_output(command.output().expect("runs"));
             output.ended(1, &[&at.display().to_string(), words, "unmount it and publish again"]);
         }
 

@@ -2,17 +2,15 @@
 //!
 //! Files and interfaces that a test needs are in namespaces of its own, made by `unshare`.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::fault_server::{Fault, FaultServer};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, free_port, require, tardiff, updateclient};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, free_port, require, tardiff, updateclient};
 
 /// A site whose node is one generation behind.
 fn site() -> Site {

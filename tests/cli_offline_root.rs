@@ -1,13 +1,11 @@
 //! Updates of a system that is not the running one.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
-use common::site::{Run, Site};
-use common::trees::{self, Item};
-use common::{Need, judge, require};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item};
+use crate::common::{Need, judge, require};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("unshare")];
 
@@ -145,7 +143,7 @@ fn damaged_configuration_is_ignored_on_request() {
 
 #[test]
 fn list_of_filesystems_has_disks_of_fstab_that_are_not_mounted() {
-    let dir = common::scratch();
+    let dir = crate::common::scratch();
     let fstab = "UUID=1 / ext4 defaults 0 1\nUUID=4 /var/log xfs noatime,nofail 0 0\n\
         UUID=3 /var ext4 defaults 0 2\nUUID=5 none swap sw 0 0\nserver:/home /home nfs defaults\n\
         tmpfs /tmp tmpfs defaults\nUUID=6 /link ext4 defaults\nUUID=7 /link/below ext4 defaults\n\

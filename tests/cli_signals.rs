@@ -1,7 +1,5 @@
 //! The surroundings of a run: signals, a closed terminal, closed outputs, a wrong clock.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -12,10 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::fault_server::{Fault, FaultServer};
-use common::site::{Run, Site};
-use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, judge, require, wait_until};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item};
+use crate::common::{ROOT_AND_RSYNC, judge, require, wait_until};
 
 /// A node with an update to do, a server, and the path of the diff on the server.
 fn behind() -> (Site, FaultServer, String) {
@@ -78,12 +76,12 @@ fn cancellation_before_seal_leaves_nothing() {
     for signal_sent in [Signal::SIGINT, Signal::SIGTERM] {
         let (site, server, path) = slow();
         let before = site.dir.path().join("before");
-        common::copy_tree(&site.node(), &before);
+        crate::common::copy_tree(&site.node(), &before);
         let child = start(&server, &path, &mut site.command());
         signal(&child, signal_sent);
 
         finish(child).ended(11, &["cancelled; nothing was changed"]);
-        common::judge::same(&before, &site.node(), &[]);
+        crate::common::judge::same(&before, &site.node(), &[]);
         site.nothing_left();
 
         server.calm();
@@ -438,7 +436,9 @@ fn clock_at_1970_does_not_stop_update() {
         if (!failed && id == CLOCK_REALTIME) now->tv_sec = 42;\n\
         return (int) failed;\n}\n";
     fs::write(&source, text).expect("writes");
-    common::run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source));
+    crate::common::run(
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source),
+    );
     let server = FaultServer::serve(&site.repo());
 
     for (number, url) in [site.repo_url.clone(), server.url()].into_iter().enumerate() {

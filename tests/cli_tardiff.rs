@@ -1,15 +1,13 @@
 //! `si_tardiff` as a process: building, publishing, checking and pruning.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::disk::{self, Disk};
-use common::trees::{Item, Tree};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, require, run, scratch, trees};
+use crate::common::disk::{self, Disk};
+use crate::common::trees::{Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, copy_tree, judge, require, run, scratch, trees};
 use systemimager::image::Layer;
 use systemimager::publish::Store;
 

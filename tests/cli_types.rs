@@ -1,7 +1,5 @@
 //! Every type of entry, and every other type that replaces it.
 
-mod common;
-
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -10,9 +8,9 @@ use std::process::Command;
 
 use rustix::fs::{Mode, OFlags};
 
-use common::site::Site;
-use common::trees::{self, Generation, Item, ItemKind, Tree};
-use common::{ROOT_AND_RSYNC, require};
+use crate::common::site::Site;
+use crate::common::trees::{self, Generation, Item, ItemKind, Tree};
+use crate::common::{ROOT_AND_RSYNC, require};
 
 fn symlink(target: &str) -> Item {
     Item::new(ItemKind::Symlink(target.as_bytes().to_vec()))
@@ -198,7 +196,7 @@ fn excluded_path_keeps_directory_and_refuses_type_change() {
     fs::remove_file(site.node().join("srv/b/deep/own")).expect("removes");
     site.updated(&["--exclude-file", &rules, "--no-fallback"]);
 
-    common::judge::same(
+    crate::common::judge::same(
         &site.image(),
         &site.node(),
         &["/srv/*/deep/own", "/srv/a/deep/", "/srv/a/"],
@@ -210,7 +208,7 @@ struct Attribute(std::path::PathBuf, &'static str);
 
 impl Attribute {
     fn set(path: std::path::PathBuf, flag: &'static str) -> Self {
-        common::run(Command::new("chattr").arg(format!("+{flag}")).arg(&path));
+        crate::common::run(Command::new("chattr").arg(format!("+{flag}")).arg(&path));
         Attribute(path, flag)
     }
 }
@@ -265,7 +263,8 @@ fn immutable_path_is_refused_before_seal() {
     edits(&mut next);
     site.publish(&next);
     site.updated(&["--no-fallback"]);
-    let left = common::judge::same_except_untracked(&site.image(), &site.node(), &["/srv/kept/"]);
+    let left =
+        crate::common::judge::same_except_untracked(&site.image(), &site.node(), &["/srv/kept/"]);
 
     assert!(left.is_empty(), "{left:?}");
 }
@@ -307,7 +306,7 @@ fn tar_of(top: &Path, name: &str) -> String {
          -C \"$1\" -cf - \"$2\" | sha256sum",
         "sh",
     ]);
-    common::run(tar.arg(top).arg(name))
+    crate::common::run(tar.arg(top).arg(name))
 }
 
 #[test]

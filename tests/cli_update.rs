@@ -1,12 +1,10 @@
 //! An update from the command line, from one generation to the next.
 
-mod common;
-
 use std::os::unix::fs::MetadataExt;
 
-use common::site::Site;
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::site::Site;
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 
 /// A node with the first of two generations that have every kind of entry.
 fn recorded_node() -> (Site, Tree) {
@@ -43,7 +41,7 @@ fn second_run_sends_one_request_and_changes_nothing() {
     require!(ROOT_AND_RSYNC);
 
     let (mut site, tree) = recorded_node();
-    let server = common::fault_server::FaultServer::serve(&site.repo());
+    let server = crate::common::fault_server::FaultServer::serve(&site.repo());
     site.repo_url = server.url();
     site.publish(&edited(&tree, b"etc/new", "new"));
     site.updated(&[]);
@@ -196,7 +194,8 @@ fn directory_becomes_symlink_and_back() {
     judge::same(&site.image(), &site.node(), &[]);
 
     let undo = site.node().join(".si-undo");
-    let kept = common::run(std::process::Command::new("grep").args(["-rl", "^mine$"]).arg(&undo));
+    let kept =
+        crate::common::run(std::process::Command::new("grep").args(["-rl", "^mine$"]).arg(&undo));
 
     assert!(kept.trim_end().ends_with("/local"), "{kept}");
     assert_eq!(
@@ -220,7 +219,7 @@ fn hardlinked_backup_keeps_content_and_metadata() {
 
     let (site, tree) = recorded_node();
     let node = site.node();
-    common::run(
+    crate::common::run(
         std::process::Command::new("cp").arg("-al").arg(node.join("etc")).arg(node.join("backup")),
     );
     let before = std::fs::read(node.join("backup/passwd")).expect("reads");
@@ -254,7 +253,7 @@ fn dry_run_reports_all_and_changes_nothing() {
     let mut next = edited(&tree, b"etc/passwd", "another text");
     next.insert(b"etc/fresh".to_vec(), Item::file("fresh"));
     let image_before = site.dir.path().join("before");
-    common::copy_tree(&site.node(), &image_before);
+    crate::common::copy_tree(&site.node(), &image_before);
     site.publish(&next);
 
     let run = site.updated(&["--dry-run"]);

@@ -1,14 +1,12 @@
 //! Confinement of rsync: a program that the server controls can write to one directory only.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require, updateclient, write_program};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, require, updateclient, write_program};
 
 /// Note of a run whose rsync was not confined.
 const NOTE: &str = "rsync ran with the rights of this program";
@@ -85,9 +83,9 @@ fn rsync_writes_only_below_its_directory() {
         assert!(!run.err.contains(NOTE), "{way}: {run:#?}");
         let names: Vec<_> = fs::read_dir(place.join("outside")).expect("is there").collect();
         assert_eq!(names.len(), 1, "{way}: {names:?}");
-        assert_eq!(common::read(&place.join("outside/file")), "sentinel", "{way}");
+        assert_eq!(crate::common::read(&place.join("outside/file")), "sentinel", "{way}");
     }
-    common::judge::same(&snapshot, &site.node(), &[]);
+    crate::common::judge::same(&snapshot, &site.node(), &[]);
 }
 
 #[test]
@@ -108,6 +106,6 @@ fn kernel_without_landlock_is_noted_once() {
 
         assert_eq!(run.code, 0, "{fault}: {run:#?}");
         assert_eq!(run.err.matches(NOTE).count(), 1, "{fault}: {run:#?}");
-        common::judge::same(&site.image(), &site.node(), &[]);
+        crate::common::judge::same(&site.image(), &site.node(), &[]);
     }
 }

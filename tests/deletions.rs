@@ -1,14 +1,12 @@
 //! Limits of deletions: the deletion budget, and protected paths. Both hold for updates by a diff,
 //! for a full sync of a recorded tree, and for one of an unrecorded tree.
 
-mod common;
-
 use std::fs;
 
-use common::read;
-use common::site::Site;
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::read;
+use crate::common::site::Site;
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 
 /// Paths that the agent needs.
 const PROTECTED: [&str; 6] = [

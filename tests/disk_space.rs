@@ -2,8 +2,6 @@
 //! process fills the disk during the update, the update leaves nothing behind; after the seal it
 //! is completed from the space reserve.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,12 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::fault_server::FaultServer;
-use common::judge;
-use common::site::{Run, Site};
-use common::small_disk::{DISK, SmallDisk};
-use common::trees::{self, Generation, Item, Tree};
-use common::{Need, require};
+use crate::common::fault_server::FaultServer;
+use crate::common::judge;
+use crate::common::site::{Run, Site};
+use crate::common::small_disk::{DISK, SmallDisk};
+use crate::common::trees::{self, Generation, Item, Tree};
+use crate::common::{Need, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
@@ -78,7 +76,7 @@ impl Node {
     fn command(&self) -> Command {
         let agent = self.site.node().join("var/lib/systemimager/client/agent");
         if !agent.exists() {
-            common::run(Command::new("strip").arg("-o").arg(&agent).arg(AGENT));
+            crate::common::run(Command::new("strip").arg("-o").arg(&agent).arg(AGENT));
         }
         let client = self.site.command();
         let mut command = Command::new(agent);

@@ -1,16 +1,14 @@
 //! Excluded paths: the directories that an image creates there once, and the bytes that they cost.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::fault_server::FaultServer;
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, noise};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::fault_server::FaultServer;
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree, noise};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 
 /// Files that no two nodes may share.
 const IDENTITY: [&str; 9] = [

@@ -3,18 +3,16 @@
 //! Each test is a situation in the table of strategies, with the expected reaction. The judge
 //! checks every run that changes the tree, and the next run is an update by a diff again.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::fault_server::FaultServer;
-use common::site::Site;
-use common::trees::{self, Item, Tree, noise};
-use common::{ROOT_AND_RSYNC, judge, require, tardiff};
+use crate::common::fault_server::FaultServer;
+use crate::common::site::Site;
+use crate::common::trees::{self, Item, Tree, noise};
+use crate::common::{ROOT_AND_RSYNC, judge, require, tardiff};
 use jiff::{SignedDuration, Timestamp};
 use systemimager::catalog::Head;
 
@@ -75,7 +73,7 @@ fn assert_next_update_is_diff(site: &Site) {
 
 fn write_tree(tree: &Tree, top: &Path) {
     let _ = fs::remove_dir_all(top);
-    common::trees::write(tree, top);
+    crate::common::trees::write(tree, top);
 }
 
 /// Turns one bit in the middle of a file.
@@ -140,13 +138,13 @@ fn empty_tree_becomes_image() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
-    site.publish(&common::trees::mutate(&common::trees::everything(), 0));
+    site.publish(&crate::common::trees::mutate(&crate::common::trees::everything(), 0));
     fs::create_dir(site.node()).expect("makes");
 
     site.updated(&[]).ended(0, &["full sync"]);
     site.same();
 
-    site.publish(&common::trees::mutate(&common::trees::everything(), 1));
+    site.publish(&crate::common::trees::mutate(&crate::common::trees::everything(), 1));
     site.updated(&["--no-fallback", "--max-delete", "100%"]).ended(0, &["following one diff"]);
     site.same();
 }
@@ -210,7 +208,7 @@ fn prune(site: &Site, keep: u32) {
     command
         .args(["prune", "--image", "node", "--keep", &keep.to_string(), "--repo"])
         .arg(site.repo());
-    common::run(&mut command);
+    crate::common::run(&mut command);
 }
 
 #[test]
@@ -375,7 +373,7 @@ fn unpublished_edits_of_image_are_not_installed() {
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     let published = site.dir.path().join("published");
-    common::copy_tree(&site.image(), &published);
+    crate::common::copy_tree(&site.image(), &published);
     write_tree(&foreign(), &site.node());
     fs::write(site.image().join("usr/file-03"), "edited, not published").expect("writes");
     fs::remove_file(site.image().join("usr/file-04")).expect("removes");
@@ -416,7 +414,7 @@ fn constantly_edited_image_is_installed_as_published() {
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     let published = site.dir.path().join("published");
-    common::copy_tree(&site.image(), &published);
+    crate::common::copy_tree(&site.image(), &published);
     let (ended, image) = (AtomicBool::new(false), site.image());
 
     std::thread::scope(|scope| {
@@ -533,7 +531,7 @@ fn catalog_of_override_is_not_that_of_image() {
     tardiff.arg(site.image().parent().expect("a parent")).arg("--repo").arg(site.repo());
     let _ = fs::remove_dir_all(site.image());
     trees::write(&tree(2), &site.image());
-    common::run(&mut tardiff);
+    crate::common::run(&mut tardiff);
     fs::rename(site.repo().join("node"), site.dir.path().join("away")).expect("renames");
     fs::rename(site.repo().join("overrides/node"), site.repo().join("node")).expect("renames");
     let before = site.snapshot();
@@ -654,7 +652,7 @@ fn older_catalog_is_accepted_with_allow_downgrade() {
 
     let site = behind(Site::new().with_rsync(), 1);
     let published = site.dir.path().join("published");
-    common::copy_tree(&site.image(), &published);
+    crate::common::copy_tree(&site.image(), &published);
     let first = fs::read(site.head_path()).expect("a head");
     site.publish(&tree(2));
 
@@ -681,7 +679,7 @@ fn missing_rsync_program_and_server_have_own_errors() {
     site = site.with_rsync();
     let mut command = site.command();
     let run = command.env("PATH", site.dir.path()).output().expect("si_updateclient runs");
-    common::site::Run::from_output(run)
+    crate::common::site::Run::from_output(run)
         .ended(8, &["the rsync program is not installed on this node", "nothing was changed"]);
     site.unchanged_since(&before);
 

@@ -1,19 +1,17 @@
 //! Filesystems that cannot hold each time, or each number of links: the tree is compared with the
 //! result that they can hold, and a lasting difference is reported.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::disk::{self, Disk};
-use common::judge;
-use common::site::Site;
-use common::small_disk::{DISK, SmallDisk};
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{Need, require};
+use crate::common::disk::{self, Disk};
+use crate::common::judge;
+use crate::common::site::Site;
+use crate::common::small_disk::{DISK, SmallDisk};
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{Need, require};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::LoopDevice, Need::Program("rsync")];
 /// Inodes of 128 bytes: whole seconds, from 1901 to 2038.
@@ -36,7 +34,7 @@ fn move_node(site: &Site, kind: &str, options: &[&str]) -> Disk {
     let disk = Disk::with_options(kind, options, site.dir.path().join("disk"), &site.node());
     let _ = fs::remove_dir(site.node().join("lost+found"));
     let mut rsync = Command::new("rsync");
-    common::run(rsync.args(["-aHAX"]).arg(site.image().join("")).arg(site.node()));
+    crate::common::run(rsync.args(["-aHAX"]).arg(site.image().join("")).arg(site.node()));
     disk
 }
 
@@ -104,7 +102,7 @@ fn rsync_only_sync_ends_despite_times_that_filesystem_cannot_hold() {
         let port = site.rsync_port().expect("a daemon").to_string();
         command.args(["--yes", "--server", "127.0.0.1", "--rsync-port", &port, "--image", "node"]);
         command.args(["--exclude-file", "/dev/null", "--root"]).arg(site.node());
-        common::site::Run::from_output(command.output().expect("si_updateclient runs"))
+        crate::common::site::Run::from_output(command.output().expect("si_updateclient runs"))
     };
 
     fs::write(site.image().join("etc/content"), "edited").expect("writes");

@@ -1,16 +1,14 @@
 //! Complete updates on real filesystems: xfs and btrfs as the root, a root of several filesystems,
 //! bind mounts, subvolumes, snapshots, and filesystems without owners and links.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::disk::{self, Access, Disk, Mounted};
-use common::site::{Run, Site};
-use common::trees::{self, Generation, Item, ItemKind, Tree, noise};
-use common::{Need, judge, require, run};
+use crate::common::disk::{self, Access, Disk, Mounted};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Generation, Item, ItemKind, Tree, noise};
+use crate::common::{Need, judge, require, run};
 
 const NEEDED: [Need; 7] = [
     Need::Root,
@@ -793,7 +791,7 @@ fn exfat_differs_only_in_unsupported_metadata() {
     site.updated(&["--adopt"]).ended(0, &[link, "recorded as node"]);
     site.updated(&["--check=content"]).ended(0, &[link, "is up to date"]);
     let before = site.dir.path().join("first");
-    common::copy_tree(&site.image(), &before);
+    crate::common::copy_tree(&site.image(), &before);
 
     // A disk that the administrator mounted is not purged.
     let _stick = Disk::new("exfat", site.dir.path().join("stick"), &site.node().join("mnt"));

@@ -2,8 +2,6 @@
 //!
 //! No site here has an rsync daemon, unless the test is about it. The judge compares each result.
 
-mod common;
-
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::fault_server::{Fault, FaultServer};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, noise};
-use common::{ROOT_AND_RSYNC, judge, require, wait_until};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree, noise};
+use crate::common::{ROOT_AND_RSYNC, judge, require, wait_until};
 
 /// Tree of `count` files of 20,000 bytes that no compression makes smaller, and a few small ones.
 fn tree(count: u64) -> Tree {
@@ -200,7 +198,7 @@ fn excluded_paths_and_overrides_are_respected() {
     trees::write(&layer, &overrides.join("gpu"));
     let mut publish = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
     publish.args(["publish", "--quiet", "--override", "gpu", "--repo"]).arg(web.site.repo());
-    common::run(publish.arg("--overrides-dir").arg(&overrides));
+    crate::common::run(publish.arg("--overrides-dir").arg(&overrides));
     web.make_foreign();
     fs::write(web.file("usr/lib/file-000"), "the node's own").expect("writes");
     fs::remove_file(web.file("usr/lib/file-001")).expect("removes");
@@ -211,8 +209,8 @@ fn excluded_paths_and_overrides_are_respected() {
     let run = web.sync(&["--override", "gpu", "--exclude-file", &rules]);
 
     run.ended(0, &["full sync"]);
-    assert_eq!(common::read(&web.file("etc/0")), "of the override");
-    assert_eq!(common::read(&web.file("usr/lib/file-000")), "the node's own");
+    assert_eq!(crate::common::read(&web.file("etc/0")), "of the override");
+    assert_eq!(crate::common::read(&web.file("usr/lib/file-000")), "the node's own");
     judge::same(&web.site.image(), &web.site.node(), &["/etc/0", "/usr/lib/file-000"]);
 }
 
@@ -310,7 +308,7 @@ fn killed_download_leaves_old_tree_and_next_run_completes() {
     web.server.calm();
 
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    common::run(recover.args(["--recover", "--root"]).arg(web.site.node()));
+    crate::common::run(recover.args(["--recover", "--root"]).arg(web.site.node()));
 
     web.site.unchanged_since(&before);
     web.synced(&[]);

@@ -3,17 +3,15 @@
 //! The keys and values of the JSON events are a format; the recorded files fix them. Wording may
 //! change, and then shows as a difference of these files. `SI_UPDATE_GOLDEN=1` rewrites them.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::golden::{self, Masks};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require};
+use crate::common::golden::{self, Masks};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, require};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const SERVER: &str = env!("CARGO_BIN_EXE_si_tardiff");

@@ -1,16 +1,14 @@
 //! Tests of the test harness: the fault server, copied programs and masks.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use common::fault_server::{Fault, FaultServer};
-use common::golden::Masks;
-use common::{copy_program, scratch, write_program};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::golden::Masks;
+use crate::common::{copy_program, scratch, write_program};
 
 /// Requests `path` from the server, and returns its answer.
 fn get(server: &FaultServer, path: &str) -> String {
@@ -70,11 +68,11 @@ fn copied_program_runs_while_other_threads_fork() {
                 for round in 0..ROUNDS {
                     let copy = dir.join(format!("copy-{number}-{round}"));
                     copy_program(shell, &copy);
-                    common::run(Command::new(&copy).args(["-c", ":"]));
+                    crate::common::run(Command::new(&copy).args(["-c", ":"]));
 
                     let script = dir.join(format!("scripts/{number}-{round}"));
                     write_program(&script, "#!/bin/sh\necho \"it runs\"\n");
-                    assert_eq!(common::run(&mut Command::new(&script)), "it runs\n");
+                    assert_eq!(crate::common::run(&mut Command::new(&script)), "it runs\n");
                 }
             });
         }

@@ -1,15 +1,13 @@
 //! Text from outside that is printed: it must not control the terminal, forge lines, show a
 //! password, or blame the wrong side.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
-use common::disk::{self, Disk};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require, run};
+use crate::common::disk::{self, Disk};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, require, run};
 
 /// Key of a TOML file that clears the terminal, reverses text, and forges a line.
 const KEY: &str = "\\u001b]0;title\\u0007\\u009b2J\\u202e\\nsi_updateclient: done";

@@ -1,7 +1,5 @@
 //! Peak memory of a node's run does not grow with the bytes of the image, nor with untracked names.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -10,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::site::{Run, Site};
-use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item};
+use crate::common::{ROOT_AND_RSYNC, require};
 use rustix::fs::{FileType, Mode};
 
 const MIB: u64 = 1 << 20;

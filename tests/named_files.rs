@@ -1,15 +1,13 @@
 //! Files that a command line or a setting names: one that would block is refused at once.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::site::{Run, Site};
-use common::trees;
-use common::{ROOT_AND_RSYNC, require};
+use crate::common::site::{Run, Site};
+use crate::common::trees;
+use crate::common::{ROOT_AND_RSYNC, require};
 use rustix::fs::{CWD, FileType, Mode};
 
 fn make_pipe(path: &Path) {

@@ -1,15 +1,13 @@
 //! Differences between an image and real nodes, and their treatment by updates.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use common::site::{Run, Site};
-use common::trees::{self, Item, ItemKind};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, read, require};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, ItemKind};
+use crate::common::{ROOT_AND_RSYNC, copy_tree, judge, read, require};
 
 /// Files that differ on every node; the default excludes name them.
 const NODE_FILES: [&str; 14] = [
@@ -76,7 +74,7 @@ fn node_specific_files_survive_default_excludes() {
     rsync.args(["--exclude=/var/lib/systemimager", "--exclude=/etc/systemimager"]);
     rsync.args(rules.iter().map(|rule| format!("--filter={}", rule.replace("merge ", "merge,- "))));
     rsync.arg(format!("{}/", site.image().display())).arg(format!("{}/", site.node().display()));
-    let left = common::run(&mut rsync);
+    let left = crate::common::run(&mut rsync);
     let above_own =
         [".d..t...... ./", ".d..t...... etc/", ".d..t...... var/lib/", ".d..t...... var/"];
     let left: Vec<&str> = left.lines().filter(|line| !above_own.contains(line)).collect();

@@ -3,16 +3,14 @@
 //! strace makes each call that Linux 3.10 lacks fail: with ENOSYS as such a kernel does, and with
 //! EPERM as old filters of containers do. rsync and the programs of hooks get the same errors.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::interrupted::{STRACE, interrupted_site};
-use common::site::{Run, Site};
-use common::trees::{self, Tree};
-use common::{judge, require, tardiff, updateclient};
+use crate::common::interrupted::{STRACE, interrupted_site};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Tree};
+use crate::common::{judge, require, tardiff, updateclient};
 
 /// System calls of Linux 3.11 and later that these programs, their libraries, or glibc use.
 ///

@@ -2,16 +2,14 @@
 //!
 //! The overrides may be published or not.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, read, require};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, copy_tree, judge, read, require};
 use proptest::test_runner::{Config, TestRunner};
 
 /// A site with a published image and with overrides.
@@ -41,7 +39,9 @@ impl LayeredSite {
     fn publish(&self, name: &str) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
         command.args(["publish", "--quiet", "--override", name, "--repo"]).arg(self.site.repo());
-        common::run(command.arg("--overrides-dir").arg(self.site.dir.path().join("overrides")));
+        crate::common::run(
+            command.arg("--overrides-dir").arg(self.site.dir.path().join("overrides")),
+        );
     }
 
     fn update(&self, overrides: &[&str], more: &[&str]) -> Run {
@@ -69,7 +69,7 @@ impl LayeredSite {
 
             // rsync -A fails if a directory becomes another type; its second pass succeeds.
             if !rsync.arg(&to).status().expect("rsync runs").success() {
-                common::run(&mut rsync);
+                crate::common::run(&mut rsync);
             }
         }
 
@@ -314,7 +314,7 @@ fn node_of_old_client_is_adopted_with_overrides() {
     layered.publish("all");
     let node = format!("{}/", layered.site.node().display());
 
-    common::run(
+    crate::common::run(
         Command::new("rsync")
             .args(["-aHAXI", "--numeric-ids"])
             .arg(format!("{}/", layered.override_dir("all").display()))

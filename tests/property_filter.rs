@@ -1,12 +1,10 @@
 //! Our filter and rsync agree about every path, for any rules.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use common::{require, scratch};
+use crate::common::{require, scratch};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use systemimager::entry::EntryKind;
@@ -48,7 +46,7 @@ fn transferred(image: &Path, filter: &str) -> BTreeSet<String> {
         .args(["-rn8", "--out-format=%n", filter])
         .arg(format!("{}/", image.display()))
         .arg("/nonexistent/");
-    let listed = common::run(&mut rsync);
+    let listed = crate::common::run(&mut rsync);
     let path = |line: &str| line.trim_end_matches('/').replace("\\#134", "\\");
     let headline = |line: &&str| *line != "created directory /nonexistent" && *line != "./";
     listed.lines().filter(headline).map(path).collect()
@@ -307,12 +305,12 @@ fn odd_mount_points_are_excluded_by_rsync_too() {
 
     let dir = scratch();
     let image = dir.path().join("image");
-    let names: Vec<&[u8]> = common::trees::ODD_NAMES.to_vec();
-    let mut tree = common::trees::Tree::new();
+    let names: Vec<&[u8]> = crate::common::trees::ODD_NAMES.to_vec();
+    let mut tree = crate::common::trees::Tree::new();
     for name in &names {
-        tree.insert([*name, b"/below"].concat(), common::trees::Item::file("x"));
+        tree.insert([*name, b"/below"].concat(), crate::common::trees::Item::file("x"));
     }
-    common::trees::write(&tree, &image);
+    crate::common::trees::write(&tree, &image);
     let mounts = names.iter().map(|name| TreePath::new(*name).expect("a good path"));
     let filter = Filter::builder().foreign_mounts(mounts).build();
     let merge_file = dir.path().join("merge");

@@ -1,12 +1,10 @@
 //! The judge reports every difference that trees can have; without that, every other test would
 //! pass.
 
-mod common;
-
 use std::path::Path;
 
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, require, scratch};
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{ROOT_AND_RSYNC, copy_tree, judge, require, scratch};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

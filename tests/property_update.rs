@@ -1,10 +1,8 @@
 //! Any tree A, any tree B: published, updated, judged equal by rsync.
 
-mod common;
-
-use common::site::Site;
-use common::trees::{self, any_tree};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::site::Site;
+use crate::common::trees::{self, any_tree};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 use proptest::test_runner::{Config, TestRunner};
 
 #[test]

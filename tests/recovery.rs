@@ -1,17 +1,15 @@
 //! Recovery of an update that was interrupted after its seal. The next run of any agent finishes
 //! the update before its own task; at boot, a systemd unit finishes it.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::fault_server::{Fault, FaultServer};
-use common::interrupted::{STRACE, behind, interrupt, interrupted_site};
-use common::site::{Run, Site};
-use common::{judge, machine, read, require, trees, updateclient};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::interrupted::{STRACE, behind, interrupt, interrupted_site};
+use crate::common::site::{Run, Site};
+use crate::common::{judge, machine, read, require, trees, updateclient};
 
 /// Paths of [`equip`], which the image lacks.
 const EQUIPMENT: [&str; 3] = ["/bin", "/lib", "/lib64"];

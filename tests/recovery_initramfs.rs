@@ -1,16 +1,14 @@
 //! Recovery from the initramfs: an update interrupted after its seal is finished before the root is
 //! booted. The test builds an initramfs from the files of `make install-recovery`, and runs it.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::interrupted::{STRACE, behind, interrupt_node};
-use common::site::{Run, Site};
-use common::small_disk::{DISK, MOUNT, SmallDisk};
-use common::{Need, judge, machine, read, require, run, write_program};
+use crate::common::interrupted::{STRACE, behind, interrupt_node};
+use crate::common::site::{Run, Site};
+use crate::common::small_disk::{DISK, MOUNT, SmallDisk};
+use crate::common::{Need, judge, machine, read, require, run, write_program};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 

@@ -1,17 +1,15 @@
 //! Objects that the kernel lets nobody replace: found before the commit point, and named.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::closed_mount::USER;
-use common::disk::enter_mount_namespace;
-use common::site::Site;
-use common::small_disk::{DISK, SmallDisk};
-use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require, run};
+use crate::common::closed_mount::USER;
+use crate::common::disk::enter_mount_namespace;
+use crate::common::site::Site;
+use crate::common::small_disk::{DISK, SmallDisk};
+use crate::common::trees::{self, Item};
+use crate::common::{ROOT_AND_RSYNC, require, run};
 
 /// Gives a directory an encryption policy (fscrypt version 2) with a fixed key.
 const ENCRYPT: &str = r#"

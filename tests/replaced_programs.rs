@@ -1,15 +1,13 @@
 //! Replaced set-id programs and programs with capabilities lose them, also for a user who has the
 //! old program open or has another link to it. A rollback sets them again.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use common::site::Site;
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::site::Site;
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 
 const ANY: [&str; 2] = ["--max-delete", "100%"];
 

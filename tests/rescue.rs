@@ -3,15 +3,13 @@
 //! `mount` copies a prepared directory to the mount point; `si_updateclient` is a script that ends
 //! with a chosen exit code, except for the list of filesystems, which the real program prints.
 
-mod common;
-
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use common::{read, require, run, scratch, write_program};
+use crate::common::{read, require, run, scratch, write_program};
 use tempfile::TempDir;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");

@@ -2,16 +2,14 @@
 //!
 //! They are listed after an update of the running system, and on request.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{Need, copy_program, machine, require, scratch};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{Need, copy_program, machine, require, scratch};
 use systemimager::host::restart::RestartVerdict;
 use systemimager::root::Root;
 

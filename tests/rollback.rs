@@ -1,16 +1,14 @@
 //! `--rollback` restores the backups of an update bit for bit, and pins the generation that it
 //! left, so that the node does not install it again.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use common::site::Site;
-use common::small_disk::{DISK, SmallDisk};
-use common::trees::{self, Item, ItemKind, write_text};
-use common::{ROOT_AND_RSYNC, judge, require};
+use crate::common::site::Site;
+use crate::common::small_disk::{DISK, SmallDisk};
+use crate::common::trees::{self, Item, ItemKind, write_text};
+use crate::common::{ROOT_AND_RSYNC, judge, require};
 use jiff::Timestamp;
 use systemimager::catalog::Head;
 
@@ -152,7 +150,7 @@ fn configuration_that_an_update_broke_stops_no_rollback() {
         site.publish(&trees::with_parents(broken));
         site.updated(&[]);
         let output = site.command_with_node_excludes().output().expect("runs");
-        common::site::Run::from_output(output).ended(2, &[]);
+        crate::common::site::Run::from_output(output).ended(2, &[]);
 
         site.rollback(&[]).ended(0, &["without the configuration files of the tree"]);
 
@@ -226,7 +224,7 @@ fn rollback_of_full_sync_restores_unrecorded_tree() {
     }
 
     fs::remove_dir_all(node.join("usr")).expect("removes");
-    common::run(
+    crate::common::run(
         std::process::Command::new("find")
             .arg(&node)
             .args(["-type", "f", "-exec", "touch", "{}", "+"]),
@@ -540,7 +538,7 @@ fn damaged_undo_set_changes_nothing() {
     let before = site.snapshot();
     let undo = site.node().join(".si-undo");
     let kept = site.dir.path().join("kept");
-    common::copy_tree(&undo, &kept);
+    crate::common::copy_tree(&undo, &kept);
     let undo_log_text = fs::read_to_string(undo.join("way-back")).expect("reads");
     let slot = undo_log_text
         .lines()
@@ -559,14 +557,14 @@ fn damaged_undo_set_changes_nothing() {
         ("si-undo 1\nmade nothing\nfilesystem .\nend 0\n".to_owned(), "nothing can be undone"),
     ] {
         fs::remove_dir_all(&undo).expect("removes");
-        common::copy_tree(&kept, &undo);
+        crate::common::copy_tree(&kept, &undo);
         fs::write(undo.join("way-back"), undo_log).expect("writes");
         site.rollback(&[]).ended(5, &[message, "nothing was changed"]);
         judge::same(&before, &site.node(), &[]);
     }
 
     fs::remove_dir_all(&undo).expect("removes");
-    common::copy_tree(&kept, &undo);
+    crate::common::copy_tree(&kept, &undo);
     site.rollback(&[]).ended(0, &[]);
 }
 
@@ -597,7 +595,7 @@ fn repeated_repairs_are_bounded_by_undo_share() {
         "{messages}"
     );
 
-    let kept = common::run(
+    let kept = crate::common::run(
         std::process::Command::new("du").args(["-sk"]).arg(site.node().join(".si-undo")),
     );
     let kept: u64 =
@@ -656,7 +654,7 @@ fn hardlink_made_immutable_refuses_rollback() {
 
     site.updated(&ANY);
     let chattr = |flag: &str| {
-        common::run(
+        crate::common::run(
             std::process::Command::new("chattr")
                 .arg(flag)
                 .arg(site.node().join("etc/passwd.saved")),

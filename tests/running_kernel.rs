@@ -2,17 +2,15 @@
 //! agent runs with the node as root directory. A reboot is simulated by another kernel release,
 //! which setarch(8) makes uname(2) return.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::fault_server::FaultServer;
-use common::read;
-use common::site::{Run, Site};
-use common::trees::{self, Item, ItemKind, Tree};
-use common::{Need, judge, machine, require, run, write_program};
+use crate::common::fault_server::FaultServer;
+use crate::common::read;
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, ItemKind, Tree};
+use crate::common::{Need, judge, machine, require, run, write_program};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// Directories with the programs and libraries that a node needs to run the agent.
@@ -499,10 +497,10 @@ fn kill_during_removal_of_kernel_paths_is_recovered() {
 
     node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &[KEPT]);
     let waiting = node.site.dir.path().join("waiting");
-    common::copy_tree(&node.site.node(), &waiting);
+    crate::common::copy_tree(&node.site.node(), &waiting);
     for (call, at) in [("renameat2", 2), ("renameat2", 5), ("unlinkat", 12), ("fsync", 12)] {
         run(Command::new("rm").arg("-rf").arg(node.site.node()));
-        common::copy_tree(&waiting, &node.site.node());
+        crate::common::copy_tree(&waiting, &node.site.node());
         let command = node.command(RunningKernel::Second, &[]);
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
@@ -787,7 +785,7 @@ fn node_can_be_booted_if_rollback_dies_before_the_boot_menu_is_written() {
         assert!(boot_files_of(&second).iter().all(|path| !node.has(path)));
         assert!(modules_of(&second).iter().all(|path| node.has(path)));
         run(Command::new("rm").arg("-rf").arg(node.site.node()));
-        common::copy_tree(&updated, &node.site.node());
+        crate::common::copy_tree(&updated, &node.site.node());
     }
 }
 

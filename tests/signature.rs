@@ -1,14 +1,12 @@
 //! Keys and signatures, with `minisign` and `signify-openbsd` as judges.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::require;
+use crate::common::require;
 use systemimager::signature::{
     AuthenticText, KeySet, Passphrase, PublicKey, Role, SecretKey, SecretKeyFile, SignatureBlock,
     SignedText,
@@ -61,7 +59,7 @@ impl Desk {
     /// Runs commands as a person types them.
     #[track_caller]
     fn shell(&self, commands: &str) {
-        common::run(Command::new("sh").args(["-ec", commands]).current_dir(self.0.path()));
+        crate::common::run(Command::new("sh").args(["-ec", commands]).current_dir(self.0.path()));
     }
 
     /// Makes the key `site` by `keygen`.

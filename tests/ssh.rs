@@ -3,8 +3,6 @@
 //! The ssh of these tests is this test binary. It forwards connections from its Unix sockets to the
 //! loopback interface, instead of to a server whose name has no address.
 
-mod common;
-
 use std::fs;
 use std::io::copy;
 use std::net::{Shutdown, TcpStream};
@@ -15,10 +13,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::fault_server::{Fault, FaultServer};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require, scratch, updateclient, write_program};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{ROOT_AND_RSYNC, require, scratch, updateclient, write_program};
 
 /// File for the notes of the ssh program; the variable turns [`ssh`] into that program.
 const NOTES: &str = "SI_TEST_SSH";

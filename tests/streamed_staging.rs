@@ -1,17 +1,15 @@
 //! Archives are staged while they download. No content is installed before the whole archive is
 //! verified.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::fault_server::{Fault, FaultServer};
-use common::site::{Run, Site};
-use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require, wait_until, write_program};
+use crate::common::fault_server::{Fault, FaultServer};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item};
+use crate::common::{ROOT_AND_RSYNC, require, wait_until, write_program};
 
 const HOOKS: &str = "etc/systemimager/hooks.d/pre-update.d";
 /// Size in bytes of the first file in the archive.

@@ -1,16 +1,14 @@
 //! Removal of whole subtrees. A stale directory is moved into the undo set by one rename. Late
 //! arrivals, which other programs created in it after planning, are moved back and not lost.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, write_text};
-use common::{Need, copy_tree, judge, require, run, scratch};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree, write_text};
+use crate::common::{Need, copy_tree, judge, require, run, scratch};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 const ANY: [&str; 2] = ["--max-delete", "100%"];

@@ -1,16 +1,14 @@
 //! Attributes that a parent process passes on: signals, limits, descriptors, environment, umask,
 //! and outputs that cannot be written.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::machine;
-use common::site::{Run, Site};
-use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, judge, require, write_program};
+use crate::common::machine;
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item};
+use crate::common::{ROOT_AND_RSYNC, judge, require, write_program};
 
 /// Paths that the image does not have; `busybox` may need the libraries.
 const OWN: &[&str] = &["/etc/systemimager", "/bin", "/lib", "/lib64", "/note"];

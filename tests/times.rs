@@ -2,17 +2,15 @@
 //!
 //! They must be the image's times, or the times before the run.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::disk::{self, Disk};
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
-use common::{Need, judge, require, rounds};
+use crate::common::disk::{self, Disk};
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
+use crate::common::{Need, judge, require, rounds};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
@@ -44,9 +42,11 @@ fn directory_times_match_image_after_each_run() {
     fs::rename(site.node().join("usr"), &usr).expect("moves");
     let _disk = Disk::new("ext4", site.dir.path().join("disk"), &site.node().join("usr"));
     fs::remove_dir(site.node().join("usr/lost+found")).expect("removes");
-    common::run(Command::new("cp").arg("-a").arg(usr.join(".")).arg(site.node().join("usr/")));
+    crate::common::run(
+        Command::new("cp").arg("-a").arg(usr.join(".")).arg(site.node().join("usr/")),
+    );
     fs::remove_dir_all(usr).expect("removes");
-    common::run(Command::new("touch").arg("-r").arg(site.image()).arg(site.node()));
+    crate::common::run(Command::new("touch").arg("-r").arg(site.image()).arg(site.node()));
     site.publish(&two);
     let places = ["", "usr", "etc/systemimager"];
     let are = |tree: &Path| places.map(|place| time(&tree.join(place)));
@@ -70,7 +70,7 @@ fn kill_at_any_step_leaves_times_of_one_generation() {
     let site = Site::at(&one);
     site.publish(&two);
     let before = site.snapshot();
-    common::run(Command::new("touch").arg("-r").arg(&before).arg(site.node()));
+    crate::common::run(Command::new("touch").arg("-r").arg(&before).arg(site.node()));
     let (old, new) = (time(&before), time(&site.image()));
     let mut ends = [0, 0];
 
@@ -78,9 +78,9 @@ fn kill_at_any_step_leaves_times_of_one_generation() {
         let most = rounds("SI_STEPS", 6) as u32;
         for nth in (1..).take(10 * most as usize).step_by(if call == "unlinkat" { 5 } else { 1 }) {
             let _ = fs::remove_dir_all(site.node());
-            common::copy_tree(&before, &site.node());
+            crate::common::copy_tree(&before, &site.node());
             site.updated(&["--adopt"]);
-            common::run(Command::new("touch").arg("-r").arg(&before).arg(site.node()));
+            crate::common::run(Command::new("touch").arg("-r").arg(&before).arg(site.node()));
             let mut strace = Command::new("strace");
             strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
             strace.args(["-e", &format!("inject={call}:signal=KILL:when={nth}")]);

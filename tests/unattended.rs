@@ -1,16 +1,14 @@
 //! Unattended runs: output, messages in the system log, splay, and a second run at the same time.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::require;
-use common::site::{Run, Site};
-use common::trees::{self, Item, Tree};
+use crate::common::require;
+use crate::common::site::{Run, Site};
+use crate::common::trees::{self, Item, Tree};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn tree(motd: &str) -> Tree {
