@@ -13,6 +13,7 @@ mod error;
 mod frame_run;
 mod group_sources;
 mod locking;
+mod patches;
 mod place_choice;
 mod published_index;
 mod range_pieces;
@@ -20,7 +21,7 @@ mod ranges;
 mod searched_index;
 mod verifying_reader;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io::Read;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,27 +29,21 @@ use std::thread;
 
 use self::archive_heads::ArchiveHeads;
 use self::error::{FrameError, MissingReason, is_final};
-use self::frame_run::{FrameRun, RunAttempt, WantedContent, frames_of_patch, join_near};
-use self::group_sources::GroupSources;
+use self::frame_run::{FrameRun, RunAttempt, RunKind, WantedContent, join_near};
 use self::locking::lock;
 use self::place_choice::PlaceChoice;
 use self::published_index::PublishedIndex;
 use self::searched_index::SearchedIndex;
 use self::verifying_reader::pass_on;
 use crate::catalog::{Archive, FileRef, IndexFile, RepoPath};
-use crate::delta::MAX_PATCH;
 use crate::diff_archive::content_index::{ContentIndex, ContentLocation};
-use crate::diff_archive::{DeltaGroup, GroupSource, Sources, VerifiedFrames, Workspace};
+use crate::diff_archive::{Sources, VerifiedFrames};
 use crate::digest::Digest;
 
 pub use self::error::{ContentError, Missing};
 pub use self::ranges::Ranges;
 pub use self::verifying_reader::{Sink, VerifyingReader};
 
-/// Limit of the fetched sources of one delta group: they are held in memory.
-const MAX_FETCHED_SOURCES: u64 = 256 << 20;
-/// Fetched sources above which only one delta group at a time is built.
-const MANY_SOURCES: u64 = 32 << 20;
 /// Frames that may fail before no more places are tried: sources of deltas have places as well, so
 /// that the places of one content multiply with each depth.
 const MAX_FAILED_FRAMES: u32 = 10_000;
@@ -81,9 +76,6 @@ struct PendingContent {
     /// Failure of the last place.
     reason: MissingReason,
 }
-
-/// Frame of an archive: whether a delta group begins in it, its number, and that of the group.
-type FrameKey<'s> = (&'s RepoPath, bool, u64, Option<u64>);
 
 /// Contents of a run that were supplied, and reasons of the others.
 #[derive(Default)]
@@ -274,13 +266,15 @@ impl<'s> ContentStore<'s> {
             // One bad frame must not hide those after it: each is read by itself.
             self.failures.fetch_add(1, Ordering::Relaxed);
             let (is_divisible, attempt) = (run.is_divisible() && !is_head, run.attempt);
-            let (group, left) = (run.group, run.contents.into_iter());
+            let opened = self.heads.open(archive).ok();
+            let groups = opened.as_ref().map_or(&[][..], |opened| &opened.groups);
+            let left = run.contents.into_iter();
             let left = left.filter(|content| !supplied.contains(&content.digest));
             if is_divisible {
-                let singles = FrameRun::singles(file, left).into_iter().rev();
+                let singles = FrameRun::singles(file, groups, left).into_iter().rev();
                 singles.for_each(|single| runs.push_front(single));
             } else if attempt == RunAttempt::First && reason.is_wrong_digest() {
-                let again = FrameRun::of_frame(file, group, left.collect());
+                let again = FrameRun::single(file, groups, left.collect());
                 let attempt = RunAttempt::BypassingCaches;
                 runs.extend(again.map(|run| FrameRun { attempt, ..run }));
             } else {
@@ -326,14 +320,10 @@ impl<'s> ContentStore<'s> {
             let Some(archive) = self.heads.get(run.file) else { continue };
             // A head that cannot be read leaves its contents out.
             let Ok(opened) = self.heads.open(archive) else { continue };
-            let group = run.group.and_then(|number| opened.group(number));
-            let frames = match (group, run.contents.first()) {
-                (Some(group), Some(first)) => frames_of_patch(group, &first.place),
-                _ => run.frames.clone(),
-            };
-            bytes = bytes.saturating_add(cost(&archive.file, opened.stored_bytes(&frames)));
-
-            let absent = group.map(|group| self.absent_sources(group)).unwrap_or_default();
+            bytes = bytes.saturating_add(cost(&archive.file, opened.stored_bytes(&run.frames)));
+            let patches = self.patches_of(&opened, &run).unwrap_or_default();
+            let absent: HashSet<_> = patches.into_iter().flat_map(|patch| patch.absent).collect();
+            let absent: Vec<(Digest, u64)> = absent.into_iter().collect();
             if !absent.is_empty() {
                 bytes = bytes.saturating_add(self.estimate_at_depth(&absent, depth + 1, cost)?);
             }
@@ -348,38 +338,27 @@ impl<'s> ContentStore<'s> {
         places: &PlaceChoice<'s>,
         round: usize,
     ) -> Result<Vec<FrameRun<'s>>, ContentError> {
-        let mut frames: BTreeMap<FrameKey<'s>, Vec<WantedContent>> = BTreeMap::new();
+        let mut files: BTreeMap<(RunKind, &'s RepoPath), Vec<WantedContent>> = BTreeMap::new();
         for (&digest, &PendingContent { size, .. }) in pending {
             if let Some((file, place)) = places.place(&digest, round) {
-                let key = (file, place.group.is_some(), place.frame, place.group);
-                frames.entry(key).or_default().push(WantedContent { digest, size, place });
-            }
-        }
-
-        let mut whole: BTreeMap<&'s RepoPath, Vec<FrameRun<'s>>> = BTreeMap::new();
-        let mut deltas = Vec::new();
-        for ((file, _, _, group), contents) in frames {
-            match (FrameRun::of_frame(file, group, contents), group) {
-                (Some(run), None) => whole.entry(file).or_default().push(run),
-                (Some(run), Some(_)) => deltas.push(run),
-                (None, _) => {}
+                let kind = if place.group.is_some() { RunKind::Patches } else { RunKind::Whole };
+                files.entry((kind, file)).or_default().push(WantedContent { digest, size, place });
             }
         }
 
         let mut runs = Vec::new();
-        for (file, of_archive) in whole {
+        for ((_, file), contents) in files {
             let Some(archive) = self.heads.get(file) else { continue };
             match self.heads.open(archive) {
-                Ok(opened) => runs.extend(join_near(of_archive, &opened.table)),
+                Ok(opened) => {
+                    let singles = FrameRun::singles(file, &opened.groups, contents.into_iter());
+                    runs.extend(join_near(singles, &opened.table));
+                }
                 Err(FrameError::Fetch(error)) => return Err(error.into()),
                 // One run is enough to get the reason.
-                Err(_) => {
-                    let contents = of_archive.into_iter().flat_map(|run| run.contents).collect();
-                    runs.extend(FrameRun::of_frame(file, None, contents));
-                }
+                Err(_) => runs.extend(FrameRun::single(file, &[], contents)),
             }
         }
-        runs.extend(deltas);
         Ok(runs)
     }
 
@@ -391,9 +370,9 @@ impl<'s> ContentStore<'s> {
         depth: u32,
         sink: &Sink<'_>,
     ) -> Result<(), FrameError> {
-        match run.group {
-            None => self.read_whole(archive, run, sink),
-            Some(number) => self.read_delta((archive, number), run, depth, sink),
+        match run.kind {
+            RunKind::Whole => self.read_whole(archive, run, sink),
+            RunKind::Patches => self.read_patches(archive, run, depth, sink),
         }
     }
 
@@ -411,84 +390,6 @@ impl<'s> ContentStore<'s> {
             pass_on(*digest, *size, &mut frames, sink)?;
         }
         Ok(())
-    }
-
-    /// Passes on contents that one patch makes.
-    fn read_delta(
-        &self,
-        (archive, number): (&'s Archive, u64),
-        run: &FrameRun<'_>,
-        depth: u32,
-        sink: &Sink<'_>,
-    ) -> Result<(), FrameError> {
-        let Some(first) = run.contents.first() else { return Ok(()) };
-        let opened = self.heads.open(archive)?;
-        let group = opened.group(number).ok_or(FrameError::NoDeltaGroup { number })?;
-        let absent = self.absent_sources(group);
-        let has_many = depth == 0 && total_size(&absent) > MANY_SOURCES;
-        let _alone = has_many.then(|| lock(&self.many_sources));
-        let sources = self.fetch_sources(group, &absent, depth)?;
-
-        let frames = frames_of_patch(group, &first.place);
-        let mut frames = opened.fetch(&frames, run.attempt)?;
-        move_to(&mut frames, &first.place)?;
-        let mut patch = Vec::new();
-        frames.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
-
-        let wanted: HashSet<Digest> = run.contents.iter().map(|wanted| wanted.digest).collect();
-        group.build_targets(&patch, &sources, &mut Workspace::default(), |target, content| {
-            if wanted.contains(&target.digest) {
-                pass_on(target.digest, target.size, content, sink)
-            } else {
-                Ok(())
-            }
-        })
-    }
-
-    /// Fetches the `absent` sources of a group.
-    fn fetch_sources(
-        &self,
-        group: &DeltaGroup,
-        absent: &[(Digest, u64)],
-        depth: u32,
-    ) -> Result<GroupSources<'s>, FrameError> {
-        let number = group.number;
-        let total_size = total_size(absent);
-        if total_size > MAX_FETCHED_SOURCES {
-            return Err(FrameError::SourcesTooLarge { number });
-        }
-
-        let fetched = Mutex::new(HashMap::new());
-        let missing = self
-            .fetch_at_depth(absent, depth + 1, &|content| {
-                let mut bytes = Vec::new();
-                content.read_to_end(&mut bytes)?;
-                lock(&fetched).insert(content.digest(), bytes);
-                Ok(())
-            })
-            .map_err(FrameError::Final)?;
-
-        let fetched = fetched.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match missing.into_iter().next() {
-            None => Ok(GroupSources { local: self.local, fetched }),
-            Some(Missing { digest, reason }) => {
-                Err(FrameError::SourceMissing { number, digest, reason })
-            }
-        }
-    }
-
-    /// The sources of a group that are not available locally.
-    fn absent_sources(&self, group: &DeltaGroup) -> Vec<(Digest, u64)> {
-        let mut absent = Vec::new();
-        let mut seen = HashSet::new();
-        for GroupSource { digest, size, path, .. } in &group.sources {
-            // A source that cannot be read here may be in the repository.
-            let local = self.local.read(digest, *size, path).unwrap_or(None);
-            if seen.insert(*digest) && local.is_none_or(|bytes| Digest::of(&bytes) != *digest) {
-                absent.push((*digest, *size));
-            }
-        }
-        absent
     }
 }
 

@@ -11,7 +11,7 @@ use crate::diff_archive::{
     ArchiveLimits, DeltaGroup, FrameCompression, FrameTable, VerifiedFrames, read_listing,
 };
 use crate::fetch::content::error::{FrameError, is_final};
-use crate::fetch::content::frame_run::{RunAttempt, range_of};
+use crate::fetch::content::frame_run::{RunAttempt, find_group, range_of};
 use crate::fetch::content::locking::lock;
 use crate::fetch::content::range_pieces::RangePieces;
 use crate::fetch::content::ranges::{Ranges, read_frame_head};
@@ -35,7 +35,7 @@ type HeadResult<'s> = Result<Arc<OpenedArchive<'s>>, Arc<FrameError>>;
 pub(super) struct OpenedArchive<'s> {
     pub archive: &'s Archive,
     pub table: Arc<FrameTable>,
-    groups: Vec<DeltaGroup>,
+    pub groups: Vec<DeltaGroup>,
     compression: FrameCompression,
     ranges: &'s dyn Ranges,
     /// Requests in a row that have failed.
@@ -103,7 +103,7 @@ impl<'s> ArchiveHeads<'s> {
 impl OpenedArchive<'_> {
     /// The delta group with this number.
     pub fn group(&self, number: u64) -> Option<&DeltaGroup> {
-        usize::try_from(number).ok().and_then(|index| self.groups.get(index))
+        find_group(&self.groups, number)
     }
 
     /// Stored bytes of adjacent frames.

@@ -22,15 +22,23 @@ pub(super) struct WantedContent {
     pub place: ContentLocation,
 }
 
-/// Contents in near frames of one archive, or those that one delta group yields.
+/// Contents in near frames of one archive.
 pub(super) struct FrameRun<'s> {
     pub file: &'s RepoPath,
-    pub group: Option<u64>,
-    /// Frames of the contents and those between them; of a group only the first one is known.
+    pub kind: RunKind,
+    /// Frames of the contents, or of the patches that make them, and those between them.
     pub frames: Range<u64>,
     /// In the order of their places.
     pub contents: Vec<WantedContent>,
     pub attempt: RunAttempt,
+}
+
+/// What the frames of a run hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RunKind {
+    Whole,
+    /// Patches of delta groups.
+    Patches,
 }
 
 /// Whether a run is read for the first time.
@@ -42,36 +50,64 @@ pub(super) enum RunAttempt {
 }
 
 impl<'s> FrameRun<'s> {
-    /// The contents that begin in one frame; `None` without any.
-    pub fn of_frame(
+    /// The contents that begin in one frame, or those of one delta group; `None` without any.
+    ///
+    /// `groups` has the delta groups of the archive.
+    pub fn single(
         file: &'s RepoPath,
-        group: Option<u64>,
+        groups: &[DeltaGroup],
         mut contents: Vec<WantedContent>,
     ) -> Option<Self> {
         contents.sort_by_key(|wanted| wanted.place.offset);
-        let start = contents.first()?.place.frame;
-        let counts = contents.iter().map(|wanted| wanted.place.frame_count(wanted.size));
-        let end = start.saturating_add(counts.max()?);
-        let attempt = RunAttempt::First;
-        Some(FrameRun { file, group, frames: start..end, contents, attempt })
+        let first = contents.first()?.place;
+        let (kind, count) = match first.group {
+            None => {
+                let counts = contents.iter().map(|wanted| wanted.place.frame_count(wanted.size));
+                (RunKind::Whole, counts.max()?)
+            }
+            Some(number) => {
+                let length = find_group(groups, number).map_or(0, |group| group.patch_length);
+                (RunKind::Patches, first.frame_count(length))
+            }
+        };
+        let frames = first.frame..first.frame.saturating_add(count);
+        Some(FrameRun { file, kind, frames, contents, attempt: RunAttempt::First })
     }
 
-    /// Whether contents of several frames are read by one request.
+    /// Whether several frames, or patches, are read by one request.
     pub fn is_divisible(&self) -> bool {
-        self.contents.windows(2).any(|pair| pair[0].place.frame != pair[1].place.frame)
+        self.contents.windows(2).any(|pair| key(&pair[0].place) != key(&pair[1].place))
     }
 
-    /// A run for each frame in which one of `contents` begins; they are in the order of their places.
-    pub fn singles(file: &'s RepoPath, contents: impl Iterator<Item = WantedContent>) -> Vec<Self> {
-        let mut frames: BTreeMap<u64, Vec<WantedContent>> = BTreeMap::new();
+    /// Divides contents into runs that fail independently, in the order of their frames.
+    pub fn singles(
+        file: &'s RepoPath,
+        groups: &[DeltaGroup],
+        contents: impl Iterator<Item = WantedContent>,
+    ) -> Vec<Self> {
+        let mut parts: BTreeMap<_, Vec<WantedContent>> = BTreeMap::new();
         for content in contents {
-            frames.entry(content.place.frame).or_default().push(content);
+            parts.entry(key(&content.place)).or_default().push(content);
         }
-        frames
+        let mut runs: Vec<Self> = parts
             .into_values()
-            .filter_map(|contents| FrameRun::of_frame(file, None, contents))
-            .collect()
+            .filter_map(|contents| FrameRun::single(file, groups, contents))
+            .collect();
+        runs.sort_by_key(|run| {
+            run.contents.first().map(|first| (first.place.frame, first.place.offset))
+        });
+        runs
     }
+}
+
+/// Part of an archive that is read, or fails, by itself.
+fn key(place: &ContentLocation) -> (u64, Option<u64>) {
+    (place.frame, place.group)
+}
+
+/// The delta group with this number.
+pub(super) fn find_group(groups: &[DeltaGroup], number: u64) -> Option<&DeltaGroup> {
+    usize::try_from(number).ok().and_then(|index| groups.get(index))
 }
 
 /// Offset and length of adjacent frames in their file.

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::io;
 
 use std::sync::atomic::AtomicU64;
@@ -245,6 +246,34 @@ fn adjacent_frames_are_fetched_by_one_request() {
         .collect();
     assert!(frames.len() > 40, "{}", frames.len());
     assert_eq!(repository.requests(), 2, "the head and the frames");
+}
+
+#[test]
+fn patches_of_one_frame_are_fetched_together() {
+    let tree = |generation: u32| {
+        let mut builder = TreeBuilder::default();
+        for number in 0..40u32 {
+            let mut content = noise(number + 1, 30_000);
+            content[..4].copy_from_slice(&generation.to_le_bytes());
+            let name = format!("file-{number}");
+            builder.file(name.as_bytes(), meta(0o644, i64::from(generation), 0), &content);
+        }
+        builder.tree()
+    };
+    let (old, new) = (tree(1), tree(2));
+    let mut repository = MemoryRepository::default();
+    let (bytes, written) = full(&old);
+    repository.add("full/old.tar.zst", bytes, written);
+    let (bytes, written) = build(&old, &new, DeltaMode::WithDeltas, FrameCompression::Zstd);
+    let size = repository.files.values().map(Vec::len).sum::<usize>() + bytes.len();
+    repository.add("diffs/old-new.tar.zst", bytes, written);
+
+    let (found, missing) = repository.fetch(&wanted(&new), &NoSources);
+
+    assert_eq!((found.len(), missing.len()), (40, 0));
+    // Both heads, the patches, and the sources.
+    assert_eq!(repository.requests(), 4);
+    assert!(repository.bytes() <= size as u64, "{} of {size}", repository.bytes());
 }
 
 #[test]
