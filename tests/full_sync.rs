@@ -243,8 +243,38 @@ fn content_that_is_nowhere_leaves_tree_unchanged() {
     let archive = web.site.repo().join(&web.full_archive()[1..]);
     fs::remove_file(archive).expect("removes");
 
-    let words = ["the repository does not have the content", "no rsync server is configured"];
+    let words = [
+        "a file of the repository cannot be used: full/",
+        "the repository does not have the content",
+        "no rsync server is configured",
+    ];
     web.site.refused(&["--max-delete", "1000"], 8, &words);
+}
+
+#[test]
+fn damaged_content_index_is_named() {
+    require!(ROOT_AND_RSYNC);
+
+    let web = WebSite::new(&tree(50));
+    web.make_foreign();
+    fs::remove_file(web.file("usr/lib/file-020")).expect("removes");
+    let index = web.site.archives("content").pop().expect("an index");
+    let bytes = fs::read(&index).expect("reads");
+    let mut damaged = bytes.clone();
+    let last = damaged.len() - 4;
+    damaged[last] ^= 1;
+
+    for damage in [Some(damaged), None] {
+        match damage {
+            Some(damaged) => fs::write(&index, damaged).expect("writes"),
+            None => fs::remove_file(&index).expect("removes"),
+        }
+        let words = ["a file of the repository cannot be used: ", "content/", "nothing was changed"];
+        web.site.refused(&["--max-delete", "1000"], 8, &words);
+    }
+
+    fs::write(&index, bytes).expect("writes");
+    web.synced(&[]).ended(0, &["full sync"]);
 }
 
 #[test]

@@ -97,20 +97,21 @@ impl<'s> ContentStore<'s> {
 
     /// Like [`new`](Self::new), but fetches the needed blocks of the published `index`.
     ///
-    /// Returns `None` if the index is not valid.
+    /// Fails with [`ContentError::Index`] if the index is not valid.
     pub fn open(
         index: &'s IndexFile,
         archives: &'s [Archive],
         ranges: &'s dyn Ranges,
         local: &'s dyn Sources,
-    ) -> Result<Option<Self>, ContentError> {
+    ) -> Result<Self, ContentError> {
+        let file = &index.file.file;
         match PublishedIndex::open(index, ranges) {
             Ok(index) => {
                 let index = SearchedIndex::Published(Box::new(index));
-                Ok(Some(ContentStore::of_index(index, archives, ranges, local)))
+                Ok(ContentStore::of_index(index, archives, ranges, local))
             }
             Err(FrameError::Fetch(error)) => Err(error.into()),
-            Err(_) => Ok(None),
+            Err(error) => Err(ContentError::Index { file: file.clone(), error: error.into() }),
         }
     }
 
@@ -151,6 +152,10 @@ impl<'s> ContentStore<'s> {
     ) -> Result<Vec<Missing>, ContentError> {
         let places = self.choose_places(wanted, depth)?;
         let mut pending = pending_contents(wanted);
+        if let Some(index) = lock(&self.index).damaged() {
+            let reason = MissingReason::IndexDamaged { file: index.file.clone() };
+            pending.values_mut().for_each(|content| content.reason = reason.clone());
+        }
 
         // In each round, every pending content is searched in its next place.
         for round in 0.. {

@@ -477,8 +477,8 @@ pub enum NoFullSync {
     Unavailable { repository: Box<RepositoryFailure>, rsync: FullSyncError },
     /// A repair needs a content that no source has.
     #[error(
-        "cannot repair {}: neither this tree nor a server has the recorded content any more; update \
-         to a newer generation", list_paths(.paths)
+        "cannot repair {}: neither this tree nor a server supplies the recorded content; run \
+         si_tardiff verify on the server, or update to a newer generation", list_paths(.paths)
     )]
     ContentNowhere { paths: Vec<TreePath> },
     /// The image changed on the server after it was published.

@@ -137,6 +137,8 @@ pub(super) enum TransactionNotice<'a> {
     ReceivingByRsync {
         failure: &'a RepositoryFailure,
     },
+    /// A file of the repository that did not supply contents; the text names it.
+    RepositoryFileUnusable(&'a dyn fmt::Display),
     SpoolKept(FetchError),
 
     // Transaction.
@@ -423,6 +425,9 @@ impl fmt::Display for TransactionNotice<'_> {
             }
             N::ReceivingByRsync { failure } => {
                 write!(f, "{failure}; rsync is asked for what is missing")
+            }
+            N::RepositoryFileUnusable(reason) => {
+                write!(f, "a file of the repository cannot be used: {reason}")
             }
             N::SpoolKept(error) => {
                 write!(f, "cannot empty the spool: {error}; its downloads are kept")

@@ -15,6 +15,14 @@ pub enum ContentError {
     /// The server is unreachable, or the spool of this node fails.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The content index cannot be used.
+    #[error("{file}: {error}")]
+    Index {
+        /// The index.
+        file: RepoPath,
+        /// Its fault.
+        error: Box<FrameError>,
+    },
     /// The receiver of the contents failed.
     #[error("cannot store content {digest}: {source}")]
     Sink {
@@ -40,6 +48,12 @@ pub enum MissingReason {
     /// No archive is known to hold it.
     #[error("the content index does not name it")]
     NotIndexed,
+    /// A block of the content index is damaged, and may name its archive.
+    #[error("{file}: a part of the content index is damaged")]
+    IndexDamaged {
+        /// The index.
+        file: RepoPath,
+    },
     /// A frame was read and did not supply it.
     #[error("{file} does not supply it")]
     NotSupplied {
@@ -57,6 +71,16 @@ pub enum MissingReason {
 }
 
 impl MissingReason {
+    /// The file of the repository at fault, if one is.
+    pub fn file(&self) -> Option<&RepoPath> {
+        match self {
+            MissingReason::NotIndexed => None,
+            MissingReason::IndexDamaged { file }
+            | MissingReason::NotSupplied { file }
+            | MissingReason::Frame { file, .. } => Some(file),
+        }
+    }
+
     /// Whether a frame had another digest than the frame table states.
     pub(super) fn is_wrong_digest(&self) -> bool {
         let MissingReason::Frame { error, .. } = self else { return false };

@@ -33,7 +33,7 @@ pub(super) struct FrameRun<'s> {
     pub attempt: RunAttempt,
 }
 
-/// What the frames of a run hold.
+/// Content of the frames of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RunKind {
     Whole,

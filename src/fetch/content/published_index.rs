@@ -33,6 +33,8 @@ pub(super) struct PublishedIndex<'s> {
     /// Contents whose records were searched.
     searched: HashSet<Digest>,
     found: ContentIndex,
+    /// Whether a block stayed damaged.
+    is_damaged: bool,
     /// Bytes fetched until now.
     fetched_bytes: u64,
 }
@@ -53,6 +55,7 @@ impl<'s> PublishedIndex<'s> {
             head,
             blocks: HashMap::new(),
             searched: HashSet::new(),
+            is_damaged: false,
             fetched_bytes: first.length,
         })
     }
@@ -65,6 +68,11 @@ impl<'s> PublishedIndex<'s> {
     /// The file of the index.
     pub fn file(&self) -> &'s FileRef {
         self.file
+    }
+
+    /// Whether a block that was searched is damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Bytes fetched until now.
@@ -88,8 +96,9 @@ impl<'s> PublishedIndex<'s> {
 
         let mut records = Vec::new();
         for number in needed {
-            if let Some(found) = self.read_block(number, &wanted)? {
-                records.extend(found);
+            match self.read_block(number, &wanted)? {
+                Some(found) => records.extend(found),
+                None => self.is_damaged = true,
             }
         }
         self.found.add(records);

@@ -33,6 +33,14 @@ impl<'s> SearchedIndex<'s> {
         }
     }
 
+    /// The file of a published index of which a block that was searched is damaged.
+    pub fn damaged(&self) -> Option<&'s FileRef> {
+        match self {
+            SearchedIndex::Published(index) if index.is_damaged() => Some(index.file()),
+            _ => None,
+        }
+    }
+
     /// The file of a published index, and the bytes of it that were fetched.
     pub fn transfer(&self) -> Option<(&'s FileRef, u64)> {
         match self {

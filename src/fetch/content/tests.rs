@@ -64,7 +64,7 @@ impl MemoryRepository {
         wanted: &[(Digest, u64)],
     ) -> (HashMap<Digest, Vec<u8>>, Vec<Missing>) {
         let store = ContentStore::open(index, &self.archives, self, &NoSources);
-        fetch_from(&store.expect("reachable").expect("a valid index"), wanted)
+        fetch_from(&store.expect("a valid index"), wanted)
     }
 
     /// Publishes the index, with records of `more` contents that no archive has.

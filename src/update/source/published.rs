@@ -9,7 +9,7 @@ use crate::apply::downloaded::DownloadedUpdate;
 use crate::apply::stage::live_source::LiveSource;
 use crate::catalog::{Catalog, FileRef, IndexFile, Publish};
 use crate::digest::Digest;
-use crate::fetch::content::{ContentError, ContentEstimate, ContentStore, Sink};
+use crate::fetch::content::{ContentError, ContentEstimate, ContentStore, Missing, Sink};
 use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Side};
 use crate::generation::GenerationId;
 use crate::image::Layer;
@@ -17,6 +17,7 @@ use crate::manifest::{MAX_TEXT, Manifest};
 use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
 use crate::update::error::{FreshnessError, Refusal, UpdateError};
+use crate::update::notice::TransactionNotice;
 use crate::update::request::SignedFiles;
 use crate::update::run::Run;
 
@@ -75,13 +76,15 @@ impl PublishedImage {
         run.monitor.event(Event::Started { job: Job::Download, total: 0 });
         let archives = &self.catalog.archives;
         let result = ContentStore::open(index, archives, &ranges, live)
-            .and_then(|store| store.map_or(Ok(()), |store| store.fetch(wanted, sink).map(drop)));
+            .and_then(|store| store.fetch(wanted, sink));
         run.monitor.event(Event::Finished { job: Job::Download });
 
         match result {
-            Err(ContentError::Fetch(error)) if !is_unusable(&error) => Err(error.into()),
-            _ => Ok(()),
+            Ok(missing) => warn_of_files(&missing, run.monitor),
+            Err(ContentError::Fetch(error)) if !is_unusable(&error) => return Err(error.into()),
+            Err(error) => run.monitor.warn(TransactionNotice::RepositoryFileUnusable(&error)),
         }
+        Ok(())
     }
 
     /// Reads a content of a digest and a size; `None` if the repository does not have it.
@@ -135,9 +138,7 @@ impl PublishedImage {
         };
         let archives = &self.catalog.archives;
         let store = ContentStore::open(index, archives, &self.repository, live);
-        let estimate = store.and_then(|store| {
-            store.map_or_else(|| Ok(nothing()), |store| store.estimate(wanted, &mut cost))
-        });
+        let estimate = store.and_then(|store| store.estimate(wanted, &mut cost));
         match estimate {
             Err(ContentError::Fetch(error)) if !is_unusable(&error) => Err(error.into()),
             Err(_) => Ok(nothing()),
@@ -205,6 +206,16 @@ impl Ranges for MeteredRanges<'_> {
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
         self.meter(|repository| repository.range_again(file, offset, length))
+    }
+}
+
+/// Names each file that did not supply its contents.
+fn warn_of_files(missing: &[Missing], monitor: &dyn Monitor) {
+    let mut named = HashSet::new();
+    for Missing { reason, .. } in missing {
+        if reason.file().is_some_and(|file| named.insert(file)) {
+            monitor.warn(TransactionNotice::RepositoryFileUnusable(reason));
+        }
     }
 }
 
