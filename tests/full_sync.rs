@@ -269,7 +269,8 @@ fn damaged_content_index_is_named() {
             Some(damaged) => fs::write(&index, damaged).expect("writes"),
             None => fs::remove_file(&index).expect("removes"),
         }
-        let words = ["a file of the repository cannot be used: ", "content/", "nothing was changed"];
+        let words =
+            ["a file of the repository cannot be used: ", "content/", "nothing was changed"];
         web.site.refused(&["--max-delete", "1000"], 8, &words);
     }
 

@@ -100,7 +100,7 @@ impl Ssh {
 
     fn forwarding() -> String {
         let tests = std::env::current_exe().expect("this program");
-        format!("exec '{}' --exact ssh --nocapture", tests.display())
+        format!("exec '{}' --exact ssh::ssh --nocapture", tests.display())
     }
 
     fn with_script(script: &str) -> Self {

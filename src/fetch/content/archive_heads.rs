@@ -121,7 +121,9 @@ impl OpenedArchive<'_> {
             return Err(FrameError::ManyFailures);
         }
         let (offset, length) = range_of(&self.table, frames).ok_or(FrameError::NoFrame)?;
-        let pieces = RangePieces::start(self, attempt, offset..offset.saturating_add(length))?;
+        let range = offset..offset.saturating_add(length);
+        let request = move |offset, length| self.fetch_range(attempt, offset, length);
+        let pieces = RangePieces::start(range, request)?;
 
         let number = |frame: u64| usize::try_from(frame).map_err(|_| FrameError::NoFrame);
         let numbers = number(frames.start)?..number(frames.end)?;
@@ -129,7 +131,7 @@ impl OpenedArchive<'_> {
     }
 
     /// Fetches one range, and counts the requests that fail.
-    pub fn fetch_range(
+    fn fetch_range(
         &self,
         attempt: RunAttempt,
         offset: u64,

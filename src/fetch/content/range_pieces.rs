@@ -6,35 +6,35 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-use super::archive_heads::OpenedArchive;
-use super::frame_run::{MAX_RANGE, RunAttempt};
+use super::frame_run::MAX_RANGE;
 use crate::fetch::error::FetchError;
+
+/// Requests bytes of a file by offset and length.
+type Request<'r> = dyn Fn(u64, u64) -> Result<Box<dyn Read + 'r>, FetchError> + 'r;
 
 /// Reader of a range. A request that fails is the cause of its error.
 pub(super) struct RangePieces<'r> {
-    archive: &'r OpenedArchive<'r>,
-    attempt: RunAttempt,
+    request: Box<Request<'r>>,
     /// Bytes that were not requested yet.
     rest: Range<u64>,
     piece: Box<dyn Read + 'r>,
 }
 
 impl<'r> RangePieces<'r> {
-    /// Requests the first piece.
+    /// Requests the first piece of `range` by `request`.
     pub fn start(
-        archive: &'r OpenedArchive<'r>,
-        attempt: RunAttempt,
         range: Range<u64>,
+        request: impl Fn(u64, u64) -> Result<Box<dyn Read + 'r>, FetchError> + 'r,
     ) -> Result<Self, FetchError> {
-        let mut pieces =
-            RangePieces { archive, attempt, rest: range, piece: Box::new(io::empty()) };
-        pieces.request()?;
+        let piece = Box::new(io::empty());
+        let mut pieces = RangePieces { request: Box::new(request), rest: range, piece };
+        pieces.request_next()?;
         Ok(pieces)
     }
 
-    fn request(&mut self) -> Result<(), FetchError> {
+    fn request_next(&mut self) -> Result<(), FetchError> {
         let length = MAX_RANGE.min(self.rest.end - self.rest.start);
-        self.piece = self.archive.fetch_range(self.attempt, self.rest.start, length)?;
+        self.piece = (self.request)(self.rest.start, length)?;
         self.rest.start += length;
         Ok(())
     }
@@ -46,7 +46,7 @@ impl Read for RangePieces<'_> {
         if count > 0 || buffer.is_empty() || self.rest.is_empty() {
             return Ok(count);
         }
-        self.request().map_err(io::Error::other)?;
+        self.request_next().map_err(io::Error::other)?;
         self.piece.read(buffer)
     }
 }
