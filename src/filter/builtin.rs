@@ -58,37 +58,51 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     rules
 }
 
-/// Rules that keep the public keys of an image included, before `file_rules`.
+/// Rules that include the public keys of an image, and the file `included`, before `file_rules`.
 ///
 /// A node whose exclude file has `/etc/systemimager/*` would keep a key that the image has dropped.
-/// A directory at or above the keys that `file_rules` exclude is included, and everything else in
-/// it is excluded by its name. So exactly the keys become part of the image.
-pub(super) fn key_rules(file_rules: &[Rule]) -> Vec<Rule> {
-    let excluding = |dir: &str| {
+/// A directory at or above an included file that `file_rules` exclude is included, and everything
+/// else in it is excluded by its name. So exactly these files become part of the image.
+pub(super) fn inclusions(included: Option<&TreePath>, file_rules: &[Rule]) -> Vec<Rule> {
+    let excluding = |dir: &[u8]| {
         let mut rules = file_rules.iter();
-        let rule = rules.find(|rule| rule.pattern.matches(dir.as_bytes(), EntryKind::Directory))?;
+        let rule = rules.find(|rule| rule.pattern.matches(dir, EntryKind::Directory))?;
         (rule.action == RuleAction::Exclude).then_some(rule.origin)
     };
     let below = [format!("{KEY_DIR}/head"), format!("{KEY_DIR}/revoked")];
-    let mut rules = vec![include(format!("/{KEY_DIR}/*{KEY_SUFFIX}"))];
+    let mut rules: Vec<Rule> = included.iter().map(|path| include(literal(path))).collect();
+    rules.push(include(format!("/{KEY_DIR}/*{KEY_SUFFIX}")));
     rules.extend(below.iter().map(|dir| include(format!("/{dir}/*{KEY_SUFFIX}"))));
 
     // Everything below an excluded directory is excluded by the same rule.
     let mut excluded_above = None;
-    let mut opened: Vec<(&str, RuleOrigin)> = Vec::new();
+    let mut opened: Vec<(Vec<u8>, RuleOrigin)> = Vec::new();
     for dir in ["etc", "etc/systemimager", KEY_DIR] {
-        excluded_above = excluded_above.or_else(|| excluding(dir));
-        opened.extend(excluded_above.map(|origin| (dir, origin)));
+        excluded_above = excluded_above.or_else(|| excluding(dir.as_bytes()));
+        opened.extend(excluded_above.map(|origin| (format!("/{dir}").into_bytes(), origin)));
     }
     for dir in &below {
-        let origin = excluded_above.or_else(|| excluding(dir));
-        opened.extend(origin.map(|origin| (dir.as_str(), origin)));
+        let origin = excluded_above.or_else(|| excluding(dir.as_bytes()));
+        opened.extend(origin.map(|origin| (format!("/{dir}").into_bytes(), origin)));
     }
+
+    let above = included.map(|path| std::iter::successors(path.parent(), TreePath::parent));
+    let mut above: Vec<TreePath> = above.into_iter().flatten().collect();
+    above.retain(|dir| !dir.is_root());
+    let mut excluded_above = None;
+    for dir in above.iter().rev() {
+        excluded_above = excluded_above.or_else(|| excluding(dir.as_bytes()));
+        let pattern = literal(dir);
+        if !opened.iter().any(|(other, _)| *other == pattern) {
+            opened.extend(excluded_above.map(|origin| (pattern, origin)));
+        }
+    }
+    opened.sort_by_key(|(dir, _)| dir.iter().filter(|byte| **byte == b'/').count());
 
     // The first rule that matches decides, so the deepest directory is first.
     for (dir, origin) in opened.into_iter().rev() {
-        rules.push(include(format!("/{dir}/")));
-        rules.push(exclude(origin, format!("/{dir}/*")));
+        rules.push(include([&dir[..], b"/"].concat()));
+        rules.push(exclude(origin, [&dir[..], b"/*"].concat()));
     }
     rules
 }

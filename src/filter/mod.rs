@@ -53,7 +53,7 @@ enum RuleOrigin {
     Stage,
     LostAndFound,
     ForeignMount,
-    /// Includes public keys; it excludes nothing.
+    /// Includes public keys, and one file; it excludes nothing.
     Keys,
     File {
         index: usize,
@@ -74,6 +74,8 @@ pub struct ExcludeReason<'f> {
 pub struct FilterBuilder {
     foreign: Vec<TreePath>,
     within: TreePath,
+    /// Included although an exclude file excludes it.
+    included: Option<TreePath>,
     file_rules: Vec<Rule>,
     files: Vec<String>,
 }
@@ -84,6 +86,7 @@ impl Filter {
         FilterBuilder {
             foreign: Vec::new(),
             within: TreePath::root(),
+            included: None,
             file_rules: Vec::new(),
             files: Vec::new(),
         }
@@ -237,6 +240,12 @@ impl FilterBuilder {
         self
     }
 
+    /// Includes the file `path` in spite of all exclude files; nothing else becomes included.
+    pub fn including(mut self, path: Option<TreePath>) -> Self {
+        self.included = path;
+        self
+    }
+
     /// Adds the rules of an exclude file after those of earlier files; `name` is for messages.
     ///
     /// A line `!` removes the rules of all exclude files before it, never the built-in rules.
@@ -250,7 +259,7 @@ impl FilterBuilder {
     /// Puts the layers in order: own state, foreign mounts, keys, exclude files.
     pub fn build(self) -> Filter {
         let mut rules = builtin::rules(self.foreign);
-        rules.extend(builtin::key_rules(&self.file_rules));
+        rules.extend(builtin::inclusions(self.included.as_ref(), &self.file_rules));
         rules.extend(self.file_rules);
         Filter { rules, files: self.files, within: self.within }
     }

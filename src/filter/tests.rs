@@ -31,6 +31,28 @@ fn assert_rules(rules: &str, hidden: &[&str], shown: &[&str]) {
 }
 
 #[test]
+fn included_file_is_shown_alone() {
+    let shown = "srv/conf/rules";
+    for rules in ["*", "/srv", "/srv/conf/", "conf", "rules", "/srv/*", "/srv/**"] {
+        let builder = Filter::builder().including(Some(path(shown)));
+        let with = builder.exclude_file("test", rules.as_bytes()).expect("good rules").build();
+        let without = filter(rules);
+
+        assert!(is_excluded(&without, shown), "{rules}");
+        assert!(!is_excluded(&with, shown), "{rules}");
+        for other in ["srv/conf/other", "srv/other/", "srv/other/rules", "etc/a", "etc/", "a"] {
+            let excluded = is_excluded(&without, other);
+            assert_eq!(is_excluded(&with, other), excluded, "{rules} {other}");
+        }
+    }
+    let keys = "etc/systemimager/keys/a.pub";
+    let builder = Filter::builder().including(Some(path("etc/conf/rules")));
+    let both = builder.exclude_file("test", b"/etc").expect("good rules").build();
+    assert!(!is_excluded(&both, keys) && !is_excluded(&both, "etc/conf/rules"));
+    assert!(is_excluded(&both, "etc/conf/other") && is_excluded(&both, "etc/systemimager/keys/a"));
+}
+
+#[test]
 fn names_tails_and_anchored_patterns_match_by_component() {
     assert_rules("core", &["core", "a/core/", "core/below"], &["cores", "a/score"]);
     assert_rules("a/b", &["a/b", "x/a/b"], &["xa/b", "a/bx", "b"]);

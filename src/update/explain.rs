@@ -84,8 +84,7 @@ struct Recorded {
 pub fn why(request: &ExplainRequest) -> Result<Provenance, UpdateError> {
     let session = Session::look(&request.root)?;
     let root = &session.root;
-    let filter =
-        build_filter(&session, request.fstypes.as_deref(), TreePath::root(), &request.excludes)?;
+    let filter = build_filter(&session, request.fstypes.as_deref(), &request.excludes, None)?;
     let recorded = Recorded::load(&session)?;
 
     let entry = recorded.composed.as_ref().and_then(|composed| composed.get(&request.path));

@@ -122,7 +122,7 @@ pub fn rollback(
     let undo = Undo::open(&session, &request.skip_filesystems)?;
 
     // A faulty exclude file must not prevent a rollback: without rules every path counts.
-    let filter = build_filter(&session, None, TreePath::root(), &request.excludes).ok();
+    let filter = build_filter(&session, None, &request.excludes, None).ok();
     let no_rules = Filter::builder().build();
     let plan = undo.plan(&session, filter.as_ref())?;
     let pinned = choose_pinned(&session, undo.current.as_ref(), undo.previous.as_ref())?;

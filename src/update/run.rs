@@ -11,7 +11,7 @@ use crate::apply::filesystem::link_limits::LinkLimits;
 use crate::apply::filesystem::{limited, mount_root_times};
 use crate::apply::session::Session;
 use crate::fetch::Spool;
-use crate::filter::Filter;
+use crate::filter::{Filter, FilterBuilder};
 use crate::full_sync::ReceiveDir;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
@@ -71,6 +71,16 @@ impl<'a> Run<'a> {
         let links =
             LinkLimits::read(&session.root, &session.filesystems).map_err(Untouched::from)?;
         Ok(Run { request, session, excludes, filter, times, links, downloaded: None, monitor })
+    }
+
+    /// Returns the same run, in which the exclude file `path` is tracked.
+    ///
+    /// The exclude file is tracked although its own rules exclude it.
+    pub fn with_tracked_excludes(&self, path: TreePath) -> Result<Run<'a>, UpdateError> {
+        let run = Run::new(self.request, self.session, self.excludes, self.monitor)?;
+        let fstypes = self.request.fstypes.as_deref();
+        let filter = build_filter(self.session, fstypes, self.excludes, Some(path))?;
+        Ok(Run { filter, downloaded: self.downloaded.clone(), ..run })
     }
 
     /// Returns the same run under other exclude rules.
@@ -181,28 +191,32 @@ pub(super) fn build_request_filter(
         SyncMode::Rsync(scope) => scope.directory.clone(),
         SyncMode::Diffs(_) | SyncMode::Repair(_) => TreePath::root(),
     };
-    build_filter(session, request.fstypes.as_deref(), directory, excludes)
+    Ok(start_filter(session, request.fstypes.as_deref(), excludes)?.within(directory).build())
 }
 
-/// Compiles the filter for `directory`.
+/// Compiles the filter for the whole tree; it includes the exclude file `tracked` in any case.
 ///
 /// Foreign mounts are excluded, and if `fstypes` is given, also mounts of all other types.
 pub(super) fn build_filter(
     session: &Session,
     fstypes: Option<&[String]>,
-    directory: TreePath,
     excludes: &Excludes,
+    tracked: Option<TreePath>,
 ) -> Result<Filter, UpdateError> {
+    Ok(start_filter(session, fstypes, excludes)?.including(tracked).build())
+}
+
+fn start_filter(
+    session: &Session,
+    fstypes: Option<&[String]>,
+    excludes: &Excludes,
+) -> Result<FilterBuilder, UpdateError> {
     let unwanted_mounts = session
         .mounts
         .iter()
         .filter(|mount| fstypes.is_some_and(|types| !types.contains(&mount.kind)))
         .map(|mount| mount.at.clone());
 
-    let builder = Filter::builder()
-        .foreign_mounts(session.foreign().chain(unwanted_mounts))
-        .within(directory)
-        .exclude_file(&excludes.name, &excludes.rules)
-        .map_err(UsageError::Excludes)?;
-    Ok(builder.build())
+    let builder = Filter::builder().foreign_mounts(session.foreign().chain(unwanted_mounts));
+    Ok(builder.exclude_file(&excludes.name, &excludes.rules).map_err(UsageError::Excludes)?)
 }

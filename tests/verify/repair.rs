@@ -231,3 +231,78 @@ fn damaged_exclude_file_does_not_expose_files_of_the_node() {
     assert_eq!(common::read(&node.join("etc/hostname")), "of the node");
     assert_eq!(common::read(&node.join(excludes)), "/etc/hostname\n");
 }
+
+/// Exclude file of a node.
+const EXCLUDES: &str = "etc/systemimager/updateclient.local.exclude";
+
+/// A node whose image ships `rules` as its exclude file.
+fn site_with_excludes(rules: &str) -> Site {
+    let mut tree = trees::system();
+    trees::put(&mut tree, EXCLUDES, Item::file(rules));
+    let site = Site::new();
+    site.publish(&tree);
+    site.install_node();
+    let adopt = site.command_with_node_excludes().arg("--adopt").output().expect("runs");
+    Run::from_output(adopt).ended(0, &[]);
+    site
+}
+
+/// Runs the program under the exclude file of the node.
+fn run_with_excludes(site: &Site, more: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(more).args(["--yes", "--repo", &site.repo_url, "--root"]).arg(site.node());
+    Run::from_output(command.stdin(Stdio::null()).output().expect("runs"))
+}
+
+#[test]
+fn edited_exclude_file_cannot_hide_its_own_edit() {
+    require!(ROOT_AND_RSYNC);
+
+    for rules in ["*\n", "/etc\n", "/etc/systemimager/*\n", "updateclient.local.exclude\n"] {
+        let site = site_with_excludes("/etc/hostname\n");
+        let node = site.node();
+        let line = format!("/{EXCLUDES}");
+        fs::write(node.join(EXCLUDES), rules).expect("writes");
+        fs::write(node.join("etc/hostname"), "of the node").expect("writes");
+        fs::write(node.join("etc/motd"), "of the node").expect("writes");
+        fs::write(node.join("etc/passwd"), "edited").expect("writes");
+
+        let verified = run_with_excludes(&site, &["--verify"]);
+        verified.ended(10, &[&line, "(content, time"]);
+        // The edited rules apply to all other paths.
+        let hides_passwd = matches!(rules, "*\n" | "/etc\n");
+        assert_eq!(verified.out.contains("/etc/passwd"), !hides_passwd, "{verified:#?}");
+        // An update reports the edit, then and later.
+        let update = ["--diff", "--image", "node", "--check", "content"];
+        run_with_excludes(&site, &update).ended(0, &[&format!("deviates: {line}")]);
+        run_with_excludes(&site, &update).ended(0, &[&format!("deviates: {line}")]);
+        run_with_excludes(&site, &[&update[..], &["--drift", "report"]].concat()).ended(10, &[]);
+        run_with_excludes(&site, &["--verify"]).ended(10, &[&line]);
+
+        // The recorded rules apply to the repair.
+        fs::write(node.join("etc/hostname"), "of the node").expect("writes");
+        fs::write(node.join("etc/passwd"), "edited").expect("writes");
+        run_with_excludes(&site, &["--repair", &line]).ended(0, &["1 path changed"]);
+        assert_eq!(common::read(&node.join(EXCLUDES)), "/etc/hostname\n");
+        assert_eq!(common::read(&node.join("etc/hostname")), "of the node");
+        run_with_excludes(&site, &["--verify"]).ended(10, &["/etc/passwd", "1 deviation"]);
+        run_with_excludes(&site, &["--repair"]).ended(0, &["1 path changed"]);
+        run_with_excludes(&site, &["--verify"]).ended(0, &["equal to node"]);
+    }
+}
+
+#[test]
+fn exclude_file_that_recorded_rules_leave_to_the_node_is_no_deviation() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = site_with_excludes("updateclient.local.exclude\n");
+    let edited = "updateclient.local.exclude\n/etc/hostname\n";
+    fs::write(site.node().join(EXCLUDES), edited).expect("writes");
+
+    run_with_excludes(&site, &["--repair"]).ended(0, &["nothing to repair"]);
+    let update = run_with_excludes(&site, &["--diff", "--image", "node", "--check", "content"]);
+    update.ended(0, &["up to date"]);
+    assert!(!update.out.contains("deviates"), "{update:#?}");
+    run_with_excludes(&site, &["--verify"]).ended(0, &["equal to node"]);
+    assert_eq!(common::read(&site.node().join(EXCLUDES)), edited);
+}

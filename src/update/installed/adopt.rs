@@ -171,6 +171,7 @@ fn into_installed(run: &Run<'_>, candidate: Candidate<'_>, differences: Differen
         composed: candidate.composed,
         deviating: differences.into_keys().collect::<HashSet<_>>(),
         deviations,
+        filter: None,
         left_out: HashSet::new(),
         serial: candidate.publish.serial,
         kernel: None,

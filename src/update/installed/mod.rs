@@ -5,6 +5,7 @@ pub(super) mod recorded;
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::manifest::Manifest;
 use crate::state::{KernelPaths, OverrideRecord, State, composed_id};
@@ -26,6 +27,8 @@ pub(super) struct Installed {
     pub deviating: HashSet<TreePath>,
     /// The same paths, as manifests write them, with the reason.
     pub deviations: BTreeMap<String, String>,
+    /// Digest of the filter under which this was recorded; `None` if it was adopted in this run.
+    pub filter: Option<Digest>,
     /// Paths that the last transaction left out.
     pub left_out: HashSet<TreePath>,
     /// Serial of the publish.

@@ -83,6 +83,7 @@ fn into_installed(state: &State, manifest: Manifest, origin: Origin) -> Installe
         manifest,
         deviating: state.deviating_paths().collect(),
         deviations: state.deviations.clone(),
+        filter: Some(state.filter),
         left_out: state.left_out_paths().collect(),
         serial: state.serial,
         kernel: state.kernel.clone(),

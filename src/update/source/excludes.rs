@@ -3,6 +3,7 @@
 //! An administrator may ship the exclude file with the image. Its rules then apply in the same run
 //! that installs it: otherwise the run could remove paths that the new rules exclude.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use crate::apply::stage::live_source::LiveSource;
@@ -10,11 +11,11 @@ use crate::diff_archive::Sources;
 use crate::digest::Digest;
 use crate::entry::{Entry, EntryKind};
 use crate::fetch::{FetchErrorKind, FetchOptions, Repository};
-use crate::filter::MAX_EXCLUDE_FILE;
+use crate::filter::{Filter, MAX_EXCLUDE_FILE};
 use crate::full_sync::{Received, Server};
 use crate::host::Drift;
 use crate::image::Layer;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, path_text};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::notice::UpdateNotice;
@@ -28,6 +29,13 @@ pub(in crate::update) struct ContentSources<'a> {
     pub live: LiveSource<'a>,
     pub published: &'a PublishedImage,
     pub overrides: &'a [OverrideLayer],
+}
+
+/// Rules and deviations of a recorded state.
+pub(in crate::update) struct RecordedRules<'a> {
+    /// Digest of the filter.
+    pub filter: &'a Digest,
+    pub deviations: &'a BTreeMap<String, String>,
 }
 
 /// Returns the rules of the exclude file in `target`, if they differ from those in effect.
@@ -57,6 +65,27 @@ pub(in crate::update) fn find_in_target(
         run.monitor.warn(UpdateNotice::ExcludesUnavailable { path });
     }
     Ok(rules)
+}
+
+/// Finds the exclude file in effect, if it was edited and its edited rules exclude it.
+///
+/// The edit would hide itself. `expected` is the tree that the node should have. Rules under which
+/// the state was recorded are no edit, unless the state has the deviation.
+pub(in crate::update) fn find_hidden_edit<'e>(
+    excludes: &'e Excludes,
+    filter: &Filter,
+    expected: Option<&Entry>,
+    recorded: &RecordedRules<'_>,
+) -> Option<&'e TreePath> {
+    let path = excludes.path.as_ref()?;
+    let (_, digest) = expected?.file()?;
+    let is_hidden = || {
+        let reason = filter.excludes(path, EntryKind::Other);
+        reason.is_some_and(|reason| reason.is_configured())
+    };
+    let is_edited = digest != Digest::of(&excludes.rules) && is_hidden();
+    let is_known = || recorded.deviations.contains_key(&path_text(path));
+    (is_edited && (*recorded.filter != filter.digest() || is_known())).then_some(path)
 }
 
 /// Returns the exclude file of the image or of an override, if it differs from that in effect.

@@ -28,6 +28,7 @@ use crate::update::notice::{Route, TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
 use crate::update::request::RepairScope;
 use crate::update::run::Run;
+use crate::update::source::excludes::{RecordedRules, find_hidden_edit};
 use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides::{LayerSource, OverrideLayer};
 use crate::update::source::published::PublishedImage;
@@ -55,8 +56,24 @@ impl<'a> PathRepair<'a> {
 
     /// Repairs the tree under the exclude rules of `run`.
     pub fn run(&self, run: &Run<'_>) -> Result<StrategyOutcome, UpdateError> {
+        let installed = self.installed(run)?;
+        // The edit of the exclude file must not hide itself.
+        let recorded =
+            RecordedRules { filter: &self.state.filter, deviations: &self.state.deviations };
+        let entry = run.excludes.path.as_ref().and_then(|path| installed.composed.get(path));
+        match find_hidden_edit(run.excludes, &run.filter, entry, &recorded) {
+            Some(path) => self.restore(&run.with_tracked_excludes(path.clone())?, installed),
+            None => self.restore(run, installed),
+        }
+    }
+
+    /// Restores the paths of the scope as `installed` has them.
+    fn restore(
+        &self,
+        run: &Run<'_>,
+        mut installed: Installed,
+    ) -> Result<StrategyOutcome, UpdateError> {
         let overrides = self.overrides()?;
-        let mut installed = self.installed(run)?;
         let route = Route::RepairOfPaths;
         let target =
             Target::new(run, installed.manifest.clone(), &overrides, Some(&installed), route)?

@@ -27,6 +27,8 @@ use crate::apply::stage::Stage;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
+use crate::entry::{Entry, EntryKind};
+use crate::filter::{Filter, MAX_EXCLUDE_FILE};
 use crate::full_sync::ReceiveDir;
 use crate::generation::GenerationId;
 use crate::host::{Drift, KernelRetention};
@@ -43,7 +45,7 @@ use crate::update::notice::Route;
 use crate::update::report::{Report, UpdateOutcome, count_topmost};
 use crate::update::request::{SignedFiles, UpdateStep};
 use crate::update::run::Run;
-use crate::update::source::excludes::ContentSources;
+use crate::update::source::excludes::{self, ContentSources, RecordedRules};
 use crate::update::source::overrides::OverrideLayer;
 use crate::update::source::published::PublishedImage;
 
@@ -52,6 +54,9 @@ use execute::{Transaction, execute};
 use image_keys::ImageAge;
 use target::{Delivery, Target};
 use user_refusals::plan_without_user_refusals;
+
+/// Reason of a deviation.
+const EXCLUDES_ITSELF: &str = "content; its edited rules exclude the file itself";
 
 /// State shared by all steps of one update transaction.
 pub(super) struct UpdateTransaction<'a> {
@@ -206,6 +211,9 @@ impl<'a> UpdateTransaction<'a> {
             plan.left_out.insert(path.clone());
             plan.deviations.insert(path, reason);
         }
+        if let Some(path) = self.find_hidden_edit(target) {
+            plan.deviations.insert(path.clone(), EXCLUDES_ITSELF.to_owned());
+        }
         for warning in &plan.warnings {
             run.monitor.warn(warning);
         }
@@ -213,6 +221,35 @@ impl<'a> UpdateTransaction<'a> {
             self.check(target, &plan)?;
         }
         Ok(plan)
+    }
+
+    /// Finds the exclude file, if its edited rules exclude it and those of the target do not.
+    fn find_hidden_edit(&self, target: &Target) -> Option<&'a TreePath> {
+        let run = self.run;
+        let path = run.excludes.path.as_ref().filter(|path| target.selects(path))?;
+        let mut layers = self.overrides.iter().rev().map(|layer| &layer.manifest);
+        let entry = layers.find_map(|layer| layer.get(path)).or_else(|| target.image.get(path));
+        let installed = self.installed?;
+        let recorded =
+            RecordedRules { filter: installed.filter.as_ref()?, deviations: &installed.deviations };
+        excludes::find_hidden_edit(run.excludes, &run.filter, entry, &recorded)?;
+
+        // Rules of the image may leave the file to the node. A switch asks no repository.
+        let asks = !matches!(run.request.step, UpdateStep::FromDownloaded(_));
+        let rules = match (self.published.filter(|_| asks), entry.and_then(Entry::file)) {
+            (Some(published), Some((size, digest))) => {
+                let (live, overrides) = (self.recorded_contents(), self.overrides);
+                let sources = ContentSources { live, published, overrides };
+                let size = size.min(MAX_EXCLUDE_FILE as u64 + 1);
+                sources.read(run, digest, size).ok().flatten()
+            }
+            _ => None,
+        };
+        let filter =
+            rules.and_then(|rules| Filter::builder().exclude_file(&run.excludes.name, &rules).ok());
+        let is_left_to_node =
+            filter.is_some_and(|filter| filter.build().excludes(path, EntryKind::Other).is_some());
+        (!is_left_to_node).then_some(path)
     }
 
     /// Returns the files of the running kernel that the transaction itself keeps.

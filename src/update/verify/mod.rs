@@ -127,15 +127,17 @@ pub enum PublishedSide {
 pub fn verify(request: &VerifyRequest, monitor: &dyn Monitor) -> Result<VerifiedTree, UpdateError> {
     let tree = OpenTree::open(&request.root)?;
     let recorded = RecordedTree::load(&tree.session)?;
-    let filter = build_filter(
-        &tree.session,
-        request.fstypes.as_deref(),
-        TreePath::root(),
-        &request.excludes,
-    )?;
+    let (excludes, fstypes) = (&request.excludes, request.fstypes.as_deref());
+    let mut filter = build_filter(&tree.session, fstypes, excludes, None)?;
+    let hidden_edit =
+        recorded.as_ref().and_then(|recorded| recorded.find_hidden_edit(excludes, &filter));
+    if let Some(path) = hidden_edit {
+        filter = build_filter(&tree.session, fstypes, excludes, Some(path.clone()))?;
+    }
     let subject = Subject::new(request, &tree.session, &filter, monitor)?;
 
-    let job = TreeVerification { request, subject: &subject, recorded: recorded.as_ref(), monitor };
+    let recorded = recorded.as_ref();
+    let job = TreeVerification { request, subject: &subject, recorded, hidden_edit, monitor };
     let verification = match &request.against {
         Some(word) => job.compare_with_published(word)?,
         None => job.compare_three_ways()?,
@@ -150,6 +152,8 @@ struct TreeVerification<'a> {
     request: &'a VerifyRequest,
     subject: &'a Subject<'a>,
     recorded: Option<&'a RecordedTree>,
+    /// The exclude file, if its edited rules exclude it: it is compared all the same.
+    hidden_edit: Option<&'a TreePath>,
     monitor: &'a dyn Monitor,
 }
 
@@ -246,7 +250,8 @@ impl TreeVerification<'_> {
         (composed, comparison): (&Manifest, TreeComparison),
         standing: impl Fn(&Deviating) -> Option<Standing>,
     ) -> Result<VerifiedTree, UpdateError> {
-        let input = ProofInput { composed, excludes: &self.request.excludes };
+        let (excludes, tracked) = (&self.request.excludes, self.hidden_edit);
+        let input = ProofInput { composed, excludes, tracked };
         let session = self.subject.session;
         let hidden = input.hidden_paths(self.subject.filter, &session.mounts)?;
         let is_complete = self.request.paths.is_empty();

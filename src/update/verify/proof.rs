@@ -31,13 +31,15 @@ pub(super) struct ProofInput<'a> {
     /// Image with overrides, with excluded paths.
     pub composed: &'a Manifest,
     pub excludes: &'a Excludes,
+    /// Path that enters although the rules exclude it.
+    pub tracked: Option<&'a TreePath>,
 }
 
 /// Proof digest of the recorded tree, of which nothing is read; `None` without a record.
 pub fn recorded_proof(root: &Path, excludes: &Excludes) -> Result<Option<Digest>, UpdateError> {
     let recorded = RecordedTree::load(&Session::look(root)?)?;
     let Some(composed) = recorded.and_then(|recorded| recorded.composed) else { return Ok(None) };
-    let part = ProofInput { composed: &composed, excludes }.part()?;
+    let part = ProofInput { composed: &composed, excludes, tracked: None }.part()?;
     Ok(Some(part.id().0))
 }
 
@@ -45,6 +47,7 @@ impl ProofInput<'_> {
     /// The manifest without excluded paths.
     fn part(&self) -> Result<Manifest, UpdateError> {
         let rules = Filter::builder()
+            .including(self.tracked.cloned())
             .exclude_file(&self.excludes.name, &self.excludes.rules)
             .map_err(UsageError::Excludes)?
             .build();

@@ -4,11 +4,15 @@ use std::path::Path;
 
 use crate::apply::Untouched;
 use crate::apply::session::{self, Session};
+use crate::filter::Filter;
 use crate::image::ImageName;
 use crate::manifest::Manifest;
 use crate::root::{Root, Stat};
 use crate::state::{self, LoadedState, Lock, OverrideRecord, STATE_FILE, State, StateError};
+use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
+use crate::update::request::Excludes;
+use crate::update::source::excludes::{RecordedRules, find_hidden_edit};
 use crate::update::source::overrides;
 
 /// An open tree that no run changes, as far as can be seen without a lock.
@@ -59,6 +63,18 @@ impl RecordedTree {
         let composed =
             image.as_ref().map(|image| overrides::compose_recorded(image.clone(), &state));
         Ok(Some(RecordedTree { state, image, composed }))
+    }
+
+    /// The exclude file, if it was edited and its edited rules exclude it.
+    pub fn find_hidden_edit<'e>(
+        &self,
+        excludes: &'e Excludes,
+        filter: &Filter,
+    ) -> Option<&'e TreePath> {
+        let recorded =
+            RecordedRules { filter: &self.state.filter, deviations: &self.state.deviations };
+        let entry = self.composed.as_ref()?.get(excludes.path.as_ref()?);
+        find_hidden_edit(excludes, filter, entry, &recorded)
     }
 
     /// The record of an override.
