@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::site::Site;
+use crate::common::site::{Run, Site};
 use crate::common::trees::{self, Item, ItemKind, Tree};
 use crate::common::{Need, judge, read, require, run};
 
@@ -165,6 +165,56 @@ fn foreign_filesystem_over_tracked_directory_is_untouched() {
     site.updated(&["--no-fallback"]);
 
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["run/gone"]);
+}
+
+#[test]
+fn mounts_that_hide_tracked_paths_are_named() {
+    require!(NEEDED);
+
+    let mut tree =
+        with(&[("opt/app/a", "a"), ("opt/app/b", "b"), ("run/lock/file", "the image's")]);
+    let site = Site::at(&tree);
+    let node = site.node();
+    let _mounts = ["opt", "run"].map(|at| Mounted::tmpfs(&node.join(at)));
+    trees::put(&mut tree, "opt/app/a", Item::file("newer"));
+    trees::put(&mut tree, "etc/passwd", Item::file("newer"));
+    site.publish(&tree);
+    let named =
+        format!("{} is tmpfs: 3 tracked paths there are hidden", node.join("opt").display());
+    let repair = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        command.args(["--repair", "--yes", "--repo", &site.repo_url, "--root"]).arg(&node);
+        Run::from_output(command.args(more).output().expect("runs"))
+    };
+
+    repair(&["--exclude-file", "/dev/null"]).ended(0, &[&named]);
+    site.update(&["--download-only"]).ended(0, &[&named]);
+    let switch = site.update(&["--from-downloaded"]);
+    switch.ended(0, &[&named, "1 path changed"]);
+    assert!(!format!("{switch:?}").contains("run is tmpfs"), "{switch:#?}");
+
+    // Excluded paths are hidden from the update anyway.
+    let rules = site.dir.path().join("rules");
+    fs::write(&rules, "/opt/*\n").expect("writes");
+    let run = repair(&["--exclude-file", &rules.display().to_string()]);
+    assert!(!format!("{run:?}").contains("tmpfs"), "{run:#?}");
+}
+
+#[test]
+fn filesystems_that_fstype_leaves_out_are_named() {
+    require!(Root, LoopDevice, Program("rsync"), Program("mkfs.ext4"));
+
+    let mut tree = with(&[("opt/app/a", "a")]);
+    let site = Site::at(&tree);
+    let _opt = Mounted::ext4(&site.dir.path().join("opt.img"), &site.node().join("opt"));
+    let config = site.node().join("etc/systemimager/updateclient.toml");
+    trees::write_text(&config, "fstype = [\"xfs\"]\n");
+    trees::put(&mut tree, "opt/app/a", Item::file("newer"));
+    site.publish(&tree);
+
+    site.update(&[]).ended(0, &["opt is ext4: 2 tracked paths there are hidden"]);
+
+    assert_eq!(read(&site.node().join("opt/app/a")), "a");
 }
 
 #[test]

@@ -75,6 +75,9 @@ const PSEUDO: [&str; 25] = [
     "xenfs",
 ];
 
+/// Directories at which filesystems of the kernel, or in memory, are mounted on every node.
+const KERNEL_PLACES: [&[u8]; 5] = [b"dev", b"proc", b"run", b"sys", b"tmp"];
+
 impl Mount {
     /// Whether the filesystem is the kernel's own, or exists in memory only.
     pub fn is_pseudo(&self) -> bool {
@@ -97,6 +100,11 @@ impl RootMount {
     pub fn is_supported(&self) -> bool {
         LOCAL.contains(&self.kind.as_str())
     }
+}
+
+/// Whether `path` is at or below a directory that no image describes on a running node.
+pub fn is_in_kernel_place(path: &TreePath) -> bool {
+    path.components().next().is_some_and(|first| KERNEL_PLACES.contains(&first))
 }
 
 /// Reads the mounts at and below the tree at `location`, a path without symbolic links.

@@ -434,7 +434,8 @@ impl fmt::Display for TransactionNotice<'_> {
             }
 
             N::ForeignMount { path, kind, paths } => {
-                write!(f, "{path} is {kind}: {paths} paths of the image there are not updated")
+                let paths = Count::new(*paths, "tracked path there is", "tracked paths there are");
+                write!(f, "{path} is {kind}: {paths} hidden and not updated")
             }
             N::UndoSetWouldBeRemoved { shortages, bytes } => write!(
                 f,

@@ -84,7 +84,7 @@ impl Target {
         route: Route,
     ) -> Result<Self, UpdateError> {
         let composed = overrides::compose(&image, overrides.iter().map(|layer| &layer.manifest))?;
-        mounts::warn_of_foreign_mounts(run, &composed);
+        mounts::warn_of_foreign_mounts(run, &composed)?;
 
         let (target, installed_part) = rayon::join(
             || run.supported_part(&composed),

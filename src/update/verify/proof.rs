@@ -16,15 +16,12 @@ use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::filter::Filter;
 use crate::manifest::{Manifest, digest_of_entries};
-use crate::root::mounts::Mount;
+use crate::root::mounts::{Mount, is_in_kernel_place};
 use crate::tree_path::TreePath;
 use crate::update::error::{UpdateError, UsageError};
 use crate::update::request::Excludes;
 use crate::update::verify::compare::Deviating;
 use crate::update::verify::tree::RecordedTree;
-
-/// Directories at which filesystems of the kernel, or in memory, are mounted on every node.
-const KERNEL_PLACES: [&[u8]; 5] = [b"dev", b"proc", b"run", b"sys", b"tmp"];
 
 /// Manifest and rules of a proof digest.
 pub(super) struct ProofInput<'a> {
@@ -103,9 +100,4 @@ fn with_dir_time(found: &Entry, entry: &Entry) -> Entry {
         found.meta.mtime = entry.meta.mtime;
     }
     found
-}
-
-/// Whether `path` is at or below a directory that no image describes on a running node.
-fn is_in_kernel_place(path: &TreePath) -> bool {
-    path.components().next().is_some_and(|first| KERNEL_PLACES.contains(&first))
 }
