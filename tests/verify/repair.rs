@@ -108,6 +108,39 @@ fn content_of_the_tree_is_enough_without_network() {
 }
 
 #[test]
+fn content_of_an_untracked_or_edited_path_is_found_without_network() {
+    require!(ROOT_AND_RSYNC);
+
+    let mut tree = trees::system();
+    for name in ["a", "b", "c"] {
+        trees::put(&mut tree, &format!("usr/share/{name}"), Item::file(format!("the text {name}")));
+    }
+    let site = Site::at(&tree);
+    let node = site.node();
+    let config = node.join("etc/systemimager/updateclient.toml");
+    trees::write_text(&config, "[download]\nattempts = 1\n");
+    let offline = ["--repo", "http://127.0.0.1:9/"];
+    fs::rename(node.join("usr/share/a"), node.join("root-copy")).expect("renames");
+    // Each has the content of the other one.
+    fs::write(node.join("usr/share/b"), "the text c").expect("writes");
+    fs::write(node.join("usr/share/c"), "the text b").expect("writes");
+
+    repair(&site, &[&["/usr/share/a"], &offline[..]].concat()).ended(0, &["repaired node"]);
+    assert_eq!(common::read(&node.join("usr/share/a")), "the text a");
+    repair(&site, &offline).ended(0, &["2 paths changed"]);
+    verify(&site, &[]).ended(0, &["equal to node"]);
+
+    // An excluded path is no source.
+    fs::remove_file(node.join("usr/share/a")).expect("removes");
+    let rules = site.dir.path().join("rules");
+    fs::write(&rules, "/root-copy\n").expect("writes");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--repair", "--yes", "--exclude-file"]).arg(&rules).args(offline);
+    command.arg("--root").arg(&node);
+    Run::from_output(command.output().expect("runs")).ended(4, &["nothing was changed"]);
+}
+
+#[test]
 fn newer_head_is_not_installed_by_repair() {
     require!(ROOT_AND_RSYNC);
 

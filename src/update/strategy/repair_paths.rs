@@ -7,6 +7,7 @@
 use std::cell::OnceCell;
 
 use crate::apply::Untouched;
+use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::{CheckLevel, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
@@ -113,7 +114,7 @@ impl<'a> PathRepair<'a> {
     ) -> Result<Report, UpdateError> {
         let run = transaction.run;
         run.monitor.note(TransactionNotice::Strategy(&target.route));
-        let live = transaction.read_live_tree(target)?;
+        let mut live = transaction.read_live_tree(target)?;
         let mut plan = transaction.plan(target, &live)?;
         // A directory outside the selection keeps its time, although an entry of it is replaced.
         for entry in &mut plan.directories {
@@ -129,7 +130,7 @@ impl<'a> PathRepair<'a> {
         } else {
             let contents = transaction.recorded_contents();
             transaction
-                .execute(target, &plan, |stage| self.fill(run, stage, &contents))
+                .execute(target, &plan, |stage| self.fill(run, stage, &contents, &mut live))
                 .map_err(TransactionError::into_final)?
         };
         target.restrict_report(&mut report);
@@ -137,18 +138,30 @@ impl<'a> PathRepair<'a> {
     }
 
     /// Fills a stage from the tree, then from the repository by digest, then by rsync.
+    ///
+    /// `recorded` has the contents that the record expects. Other files are searched only if these
+    /// are not enough: `live` gets those that have a needed content.
     fn fill(
         &self,
         run: &Run<'_>,
         stage: &Stage<'_>,
-        live: &LiveSource<'_>,
+        recorded: &LiveSource<'_>,
+        live: &mut LiveTree,
     ) -> Result<(), TransactionError> {
-        fill::from_live(stage, live)?;
+        fill::from_live(stage, recorded)?;
+        let missing = stage.missing_contents();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let root = &run.session.root;
+        live.find_contents(root, missing, &run.filter, run.monitor)?;
+        let found = LiveSource::from_live_tree(root, live, run.monitor);
+        fill::from_live(stage, &found)?;
         if stage.missing_contents().is_empty() {
             return Ok(());
         }
 
-        let failure = match self.fetch_missing(run, stage, live) {
+        let failure = match self.fetch_missing(run, stage, recorded) {
             Err(TransactionError::Failed(
                 error @ (UpdateError::Fetch(_)
                 | UpdateError::Usage(_)
