@@ -389,6 +389,19 @@ fn tree_without_record_is_compared_only_with_named_generation() {
     verify(&site, &["--against", "head", "--image", "node"]).ended(0, &["equal to node serial 1"]);
 }
 
+#[test]
+fn damaged_record_is_named() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system());
+    let state = "var/lib/systemimager/client/state.toml";
+    fs::write(site.node().join(state), "no state").expect("writes");
+
+    for run in [verify(&site, &[]), repair::repair(&site, &[])] {
+        run.ended(5, &[state, "it is not used", "nothing is recorded of this tree"]);
+    }
+}
+
 /// A tree with one more file.
 fn with_file(tree: &Tree, path: &str, text: &str) -> Tree {
     let mut tree = tree.clone();

@@ -82,7 +82,7 @@ pub fn find_assignment(
     monitor: &dyn Monitor,
 ) -> Result<Assigned, UpdateError> {
     if arguments.repair.is_some() {
-        return update::recorded_assignment(&arguments.root);
+        return update::recorded_assignment(&arguments.root, monitor);
     }
     let overrides = settings.overrides.clone();
     if let Some(image) = settings.image.clone() {

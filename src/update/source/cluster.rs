@@ -21,7 +21,7 @@ use crate::tree_path::TreePath;
 use crate::update::error::{
     ClusterFault, FreshnessError, Refusal, TrustError, UnsignedRoute, UpdateError, UsageError,
 };
-use crate::update::notice::KeptAssignment;
+use crate::update::notice::{KeptAssignment, UpdateNotice};
 use crate::update::recover::{open_for_dry_run, open_session};
 use crate::update::request::{AssignmentSource, RepositorySource, TrustSettings};
 use crate::update::requester::Requester;
@@ -184,17 +184,21 @@ fn assign_as_recorded(
 }
 
 /// Image and overrides of the record, for a run that installs no other generation.
-pub fn recorded_assignment(root: &Path) -> Result<Assigned, UpdateError> {
+pub fn recorded_assignment(root: &Path, monitor: &dyn Monitor) -> Result<Assigned, UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
     match state::load(&root).map_err(Untouched::from)? {
         LoadedState::Valid(state) | LoadedState::FromCopy(state) => {
             let overrides = state.overrides.into_iter().map(|record| record.name).collect();
-            Ok(Assigned { image: state.image, overrides, source: AssignmentSource::Record })
+            return Ok(Assigned {
+                image: state.image,
+                overrides,
+                source: AssignmentSource::Record,
+            });
         }
-        LoadedState::Missing | LoadedState::Rejected(_) => {
-            Err(Refusal::NothingToVerify { root: root.show(&TreePath::root()) }.into())
-        }
+        LoadedState::Rejected(error) => monitor.warn(UpdateNotice::StateIgnored(error)),
+        LoadedState::Missing => {}
     }
+    Err(Refusal::NothingToVerify { root: root.show(&TreePath::root()) }.into())
 }
 
 /// Fetches the file that the catalog names.

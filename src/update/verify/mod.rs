@@ -126,7 +126,7 @@ pub enum PublishedSide {
 /// Compares the tree of the request.
 pub fn verify(request: &VerifyRequest, monitor: &dyn Monitor) -> Result<VerifiedTree, UpdateError> {
     let tree = OpenTree::open(&request.root)?;
-    let recorded = RecordedTree::load(&tree.session)?;
+    let recorded = RecordedTree::load_or_warn(&tree.session, monitor)?;
     let (excludes, fstypes) = (&request.excludes, request.fstypes.as_deref());
     let mut filter = build_filter(&tree.session, fstypes, excludes, None)?;
     let hidden_edit =

@@ -7,10 +7,12 @@ use crate::apply::session::{self, Session};
 use crate::filter::Filter;
 use crate::image::ImageName;
 use crate::manifest::Manifest;
+use crate::report::Monitor;
 use crate::root::{Root, Stat};
 use crate::state::{self, LoadedState, Lock, OverrideRecord, STATE_FILE, State, StateError};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
+use crate::update::notice::UpdateNotice;
 use crate::update::request::Excludes;
 use crate::update::source::excludes::{RecordedRules, find_hidden_edit};
 use crate::update::source::overrides;
@@ -52,6 +54,18 @@ impl OpenTree {
 }
 
 impl RecordedTree {
+    /// Loads the record; `None` if there is none for this tree. Warns of one that cannot be used.
+    pub fn load_or_warn(
+        session: &Session,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Self>, UpdateError> {
+        if let LoadedState::Rejected(error) = state::load(&session.root).map_err(Untouched::from)? {
+            monitor.warn(UpdateNotice::StateIgnored(error));
+            return Ok(None);
+        }
+        RecordedTree::load(session)
+    }
+
     /// Loads the record; `None` if there is none for this tree.
     pub fn load(session: &Session) -> Result<Option<Self>, UpdateError> {
         let root = &session.root;
