@@ -402,6 +402,33 @@ fn damaged_record_is_named() {
     }
 }
 
+#[test]
+fn result_that_cannot_be_written_is_a_failure() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system());
+    for text in ["root:x:0:0::/root:/bin/sh\n", "edited"] {
+        fs::write(site.node().join("etc/passwd"), text).expect("writes");
+        for more in [&["--verify"][..], &["--diff", "--drift", "report", "--image", "node"]] {
+            let mut command = Command::new("sh");
+            command.args(["-c", "exec \"$@\" >/dev/full", "sh"]);
+            command.arg(env!("CARGO_BIN_EXE_si_updateclient")).args(more).arg("--root");
+            command.arg(site.node()).args([
+                "--yes",
+                "--check",
+                "content",
+                "--repo",
+                &site.repo_url,
+            ]);
+            command.args(["--exclude-file", "/dev/null"]);
+
+            let run = Run::from_output(command.output().expect("runs"));
+
+            run.ended(1, &["standard output"]);
+        }
+    }
+}
+
 /// A tree with one more file.
 fn with_file(tree: &Tree, path: &str, text: &str) -> Tree {
     let mut tree = tree.clone();

@@ -132,7 +132,7 @@ pub fn report_error(error: &UpdateError, exit: Exit, mode: OutputMode, log: &Log
 /// Reports a failure of standard output, and returns the exit code of the program.
 ///
 /// The exit code of an error, or of a change that was made, is not replaced: exit code 1 means that
-/// nothing was changed.
+/// nothing was changed. A code that only describes the tree is replaced.
 pub fn check_written(ended: Ended, log: &Log) -> Exit {
     let Some(error) = console::take_failure() else { return ended.exit };
 
@@ -140,7 +140,9 @@ pub fn check_written(ended: Ended, log: &Log) -> Exit {
     console::print_error_line(&format!("si_updateclient: {error}"));
     log.write(Level::Error, &error.to_string(), Channel::LogAndPrint);
     match ended {
-        Ended { exit: Exit::Done, effect: Effect::Unchanged } => Exit::Failed,
+        Ended { exit: Exit::Done | Exit::Deviates | Exit::LeftOut, effect: Effect::Unchanged } => {
+            Exit::Failed
+        }
         Ended { exit, .. } => exit,
     }
 }
