@@ -429,6 +429,17 @@ fn result_that_cannot_be_written_is_a_failure() {
     }
 }
 
+#[test]
+fn root_of_the_tree_is_one_slash() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&kinds());
+    set_mode(&site.node(), 0o700);
+
+    verify(&site, &[]).ended(10, &[".d...p..... /  (mode)"]);
+    repair::repair(&site, &["--dry-run"]).ended(0, &[".d...p..... /\n"]);
+}
+
 /// A tree with one more file.
 fn with_file(tree: &Tree, path: &str, text: &str) -> Tree {
     let mut tree = tree.clone();

@@ -1,6 +1,7 @@
 //! The change plan: all changes of one transaction, computed before any of them is made.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::apply::error::SlotsExhausted;
 use crate::apply::filesystem::{Filesystems, Slots};
@@ -270,5 +271,13 @@ impl ItemizedLine {
     pub fn link_target(&self) -> &str {
         let arrows = [" -> ", " => "];
         arrows.iter().find_map(|arrow| self.suffix.strip_prefix(arrow)).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ItemizedLine {
+    /// Writes the line as it is printed; the slash of the root is its path.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = if self.path.is_root() { "" } else { &self.suffix };
+        write!(f, "{} {}{suffix}", self.change, self.path)
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn absolute(path: &str) -> &str {
 
 fn print_items(items: &[ItemizedLine], out: &mut impl Write) {
     for item in items {
-        let _ = writeln!(out, "{} {}{}", item.change, item.path, item.suffix);
+        let _ = writeln!(out, "{item}");
     }
 }
 

@@ -134,7 +134,7 @@ fn print_text(verification: &VerifiedTree, out: &mut Output) -> io::Result<()> {
             Some(Standing::Other) => "; the published version is another one",
             Some(Standing::AsRecorded) | None => "",
         };
-        writeln!(out, "{} {}{}  ({reason}{remark})", item.change, item.path, item.suffix)?;
+        writeln!(out, "{item}  ({reason}{remark})")?;
     }
 
     writeln!(out, "{}", summary(verification))?;
