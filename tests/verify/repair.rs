@@ -203,6 +203,17 @@ fn every_name_of_a_hard_link_group_is_repaired() {
 }
 
 #[test]
+fn options_that_a_repair_cannot_obey_are_refused() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::at(&trees::system());
+
+    repair(&site, &["--purge-untracked"]).ended(2, &["--purge-untracked", "--repair"]);
+    repair(&site, &["--drift", "report"]).ended(2, &["--drift report", "--repair"]);
+    repair(&site, &["--drift", "save-aside"]).ended(0, &["nothing to repair"]);
+}
+
+#[test]
 fn refused_repairs_change_nothing() {
     require!(ROOT_AND_RSYNC);
 

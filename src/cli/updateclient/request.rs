@@ -13,6 +13,7 @@ use crate::cli::updateclient::settings::{Settings, host_and_port, server_url};
 use crate::cli::updateclient::tunnel::ServerTunnel;
 use crate::fetch::{ClientCertificate, FetchOptions, RepoUrl};
 use crate::full_sync::Server;
+use crate::host::Drift;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
@@ -59,6 +60,18 @@ pub fn check_combinations(arguments: &Arguments) -> Result<(), ArgumentError> {
             "--no-delete",
             "--diff",
             "a diff lists the paths to delete",
+        ),
+        (
+            arguments.repair.is_some() && arguments.purge_untracked,
+            "--purge-untracked",
+            "--repair",
+            "a repair leaves untracked paths as they are",
+        ),
+        (
+            arguments.repair.is_some() && arguments.drift == Some(Drift::Report),
+            "--drift report",
+            "--repair",
+            "it would repair nothing",
         ),
         (
             arguments.reboot && arguments.root.as_os_str() != "/",
