@@ -104,6 +104,8 @@ fn content_of_the_tree_is_enough_without_network() {
     fs::write(node.join("etc/passwd"), "edited").expect("writes");
     let before = inodes(&node.join("etc"));
     repair(&site, &offline).ended(4, &["127.0.0.1:9", "nothing was changed"]);
+    let dry_run = repair(&site, &[&["/etc/passwd", "--dry-run"], &offline[..]].concat());
+    dry_run.ended(4, &["would repair node", ">fcst...... /etc/passwd", "127.0.0.1:9"]);
     assert_eq!(inodes(&node.join("etc")), before);
 }
 
@@ -186,6 +188,11 @@ fn rsync_supplies_what_the_repository_lacks() {
     site.same();
     // Nobody has the content any more.
     fs::write(site.node().join("etc/passwd"), "edited").expect("writes");
+    let mut offline = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    offline.args(["--repair", "--dry-run", "--exclude-file", "/dev/null", "--repo"]);
+    offline.arg(&site.repo_url).arg("--root").arg(site.node());
+    let dry_run = Run::from_output(offline.output().expect("runs"));
+    dry_run.ended(8, &["would repair node", "/etc/passwd"]);
     fs::write(site.image().join("etc/passwd"), "another image").expect("writes");
     repair(&site, &["/etc"]).ended(8, &["/etc/passwd", "nothing was changed"]);
 }

@@ -209,7 +209,7 @@ fn take_missing(stage: &Stage<'_>, tree: &Root) -> Result<(), TransactionError> 
 }
 
 /// Lists the paths of a plan that are to hold one of `contents`.
-fn paths_of(plan: &ChangePlan, contents: &HashSet<Digest>) -> Vec<TreePath> {
+pub(super) fn paths_of(plan: &ChangePlan, contents: &HashSet<Digest>) -> Vec<TreePath> {
     let waits =
         |item: &&StagedItem| item.entry.digest().is_some_and(|digest| contents.contains(digest));
     plan.staged_items.iter().filter(waits).map(|item| item.entry.path.clone()).collect()

@@ -5,10 +5,11 @@
 //! head that is not fresh, a newer generation and a missing network do not matter.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use crate::apply::Untouched;
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{CheckLevel, UntrackedPolicy};
+use crate::apply::plan::{ChangePlan, CheckLevel, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
@@ -26,15 +27,15 @@ use crate::update::error::{
 };
 use crate::update::installed::{Installed, recorded};
 use crate::update::notice::{Route, TransactionNotice, UpdateNotice};
-use crate::update::report::Report;
+use crate::update::report::{ByDigest, Report};
 use crate::update::request::RepairScope;
 use crate::update::run::Run;
 use crate::update::source::excludes::{RecordedRules, find_hidden_edit};
 use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides::{LayerSource, OverrideLayer};
 use crate::update::source::published::PublishedImage;
-use crate::update::strategy::fetch_by_digest::{fetch_wanted, list_missing};
-use crate::update::strategy::full_sync::{self, lacking};
+use crate::update::strategy::fetch_by_digest::{ContentForecast, fetch_wanted, list_missing};
+use crate::update::strategy::full_sync::{self, lacking, paths_of};
 use crate::update::strategy::head_update::StrategyOutcome;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::image_keys::ImageAge;
@@ -126,7 +127,7 @@ impl<'a> PathRepair<'a> {
         }
 
         let mut report = if run.request.dry_run {
-            transaction.forecast(target, &plan)
+            self.forecast(transaction, target, &plan, &mut live)?
         } else {
             let contents = transaction.recorded_contents();
             transaction
@@ -135,6 +136,65 @@ impl<'a> PathRepair<'a> {
         };
         target.restrict_report(&mut report);
         Ok(report)
+    }
+
+    /// Reports a dry run, with the bytes to fetch or the error with which the run itself would end.
+    fn forecast(
+        &self,
+        transaction: &UpdateTransaction<'_>,
+        target: &Target,
+        plan: &ChangePlan,
+        live: &mut LiveTree,
+    ) -> Result<Report, UpdateError> {
+        let run = transaction.run;
+        let mut report = transaction.forecast(target, plan);
+        let recorded = transaction.recorded_contents();
+        let mut wanted = plan.contents();
+        wanted.retain(|digest, size| !recorded.has_verified(digest, *size));
+        let root = &run.session.root;
+        live.find_contents(root, wanted.clone(), &run.filter, run.monitor)?;
+        let found = LiveSource::from_live_tree(root, live, run.monitor);
+        wanted.retain(|digest, size| !found.has_verified(digest, *size));
+        if wanted.is_empty() {
+            return Ok(report);
+        }
+
+        let failure = match self.estimate(run, &recorded, wanted) {
+            Err(UpdateError::Cancelled) => return Err(UpdateError::Cancelled),
+            Ok(estimate) => {
+                report.by_digest = estimate.by_digest;
+                let paths = paths_of(plan, &estimate.missing);
+                (!paths.is_empty()).then(|| NoFullSync::ContentNowhere { paths }.into())
+            }
+            Err(error) => Some(error),
+        };
+        // Nobody knows which contents the rsync daemon has.
+        let may_receive =
+            run.request.rsync.is_some() && failure.as_ref().is_some_and(is_of_repository);
+        if !may_receive && report.refusal.is_none() {
+            report.refusal = failure;
+        }
+        Ok(report)
+    }
+
+    /// Estimates the transfer of `wanted`, contents that the tree lacks.
+    fn estimate(
+        &self,
+        run: &Run<'_>,
+        live: &LiveSource<'_>,
+        wanted: BTreeMap<Digest, u64>,
+    ) -> Result<ContentForecast, UpdateError> {
+        let (mut contents, mut bytes) = (0, 0);
+        let mut wanted: Vec<(Digest, u64)> = wanted.into_iter().collect();
+        for published in self.published(run)? {
+            let estimate = published.estimate_contents(live, &wanted, &[])?;
+            contents += wanted.len() - estimate.missing.len();
+            bytes += estimate.bytes;
+            wanted.retain(|(digest, _)| estimate.missing.contains(digest));
+        }
+        let by_digest = (contents > 0).then_some(ByDigest { contents, bytes });
+        let missing = wanted.into_iter().map(|(digest, _)| digest).collect();
+        Ok(ContentForecast { by_digest, missing })
     }
 
     /// Fills a stage from the tree, then from the repository by digest, then by rsync.
@@ -162,11 +222,9 @@ impl<'a> PathRepair<'a> {
         }
 
         let failure = match self.fetch_missing(run, stage, recorded) {
-            Err(TransactionError::Failed(
-                error @ (UpdateError::Fetch(_)
-                | UpdateError::Usage(_)
-                | UpdateError::UnknownImage { .. }),
-            )) => RepositoryFailure::Unusable(Box::new(error)),
+            Err(TransactionError::Failed(error)) if is_of_repository(&error) => {
+                RepositoryFailure::Unusable(Box::new(error))
+            }
             Err(error) => return Err(error),
             Ok(()) if stage.missing_contents().is_empty() => return Ok(()),
             Ok(()) => RepositoryFailure::Lacks(lacking(&list_missing(stage))),
@@ -309,4 +367,15 @@ impl<'a> PathRepair<'a> {
         }
         Err(NoFullSync::ContentNowhere { paths: vec![path.clone()] }.into())
     }
+}
+
+/// Whether another source may have a content that the repository did not supply.
+fn is_of_repository(error: &UpdateError) -> bool {
+    matches!(
+        error,
+        UpdateError::Fetch(_)
+            | UpdateError::Usage(_)
+            | UpdateError::UnknownImage { .. }
+            | UpdateError::NoFullSync(_)
+    )
 }
