@@ -1,5 +1,6 @@
 //! The switch: keys, heads, age, drift, and contents that were changed on the node.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -155,4 +156,86 @@ fn revoked_key_stops_switch() {
     fs::remove_file(keys.join("revoked/site.pub")).expect("removes");
     disconnect(&site);
     switch(&site, &[]).ended(0, &["updated to node serial 2"]);
+}
+
+#[test]
+fn lost_directory_is_left_out_and_repaired_by_networked_run() {
+    require!(ROOT_AND_RSYNC);
+    let perl = |round: u64| {
+        let mut tree = tree(round);
+        for at in 0..6 {
+            let path = format!("usr/share/perl5/Error/Simple-{at}.pm");
+            trees::put(&mut tree, &path, Item::file(format!("package {at}")));
+            let path = format!("usr/share/perl5/Error/deep/linked-{at}");
+            let first = b"usr/share/perl5/Error/deep/first".to_vec();
+            trees::put(&mut tree, &path, Item::new(trees::ItemKind::Link(first)));
+        }
+        trees::put(&mut tree, "usr/share/perl5/Error/deep/first", Item::file("linked"));
+        trees::put(&mut tree, "usr/share/perl5/Error/new", Item::file(format!("new {round}")));
+        trees::with_parents(tree)
+    };
+    let losses: [(&str, &dyn Fn(&Path)); 5] = [
+        ("removed", &|path| fs::remove_dir_all(path).expect("removes")),
+        ("moved", &|path| fs::rename(path, path.with_extension("old")).expect("renames")),
+        ("file", &|path| {
+            fs::remove_dir_all(path).expect("removes");
+            fs::write(path, "file").expect("writes");
+        }),
+        ("symlink", &|path| {
+            fs::rename(path, path.with_extension("old")).expect("renames");
+            std::os::unix::fs::symlink("Error.old", path).expect("links");
+        }),
+        ("parent removed", &|path| {
+            fs::remove_dir_all(path.parent().expect("a parent")).expect("removes");
+        }),
+    ];
+    for (kind, lose) in losses {
+        let site = Site::at(&perl(1));
+        site.publish(&perl(2));
+        site.updated(&["--download-only"]);
+        lose(&site.node().join("usr/share/perl5/Error"));
+        disconnect(&site);
+
+        switch(&site, &[]).ended(15, &["Error/Simple-0.pm", "not on this node", "left out"]);
+        let directory = site.node().join("usr/share/perl5/Error");
+        assert!(fs::symlink_metadata(&directory).expect("is there").is_dir(), "{kind}");
+        assert_eq!(common::read(&directory.join("new")), "new 2", "{kind}");
+        assert!(!directory.join("Simple-0.pm").exists(), "{kind}");
+        reconnect(&site);
+
+        site.updated(&[]);
+        let _ = fs::remove_dir_all(directory.with_extension("old"));
+        judge::same(&site.image(), &site.node(), &["/usr/share/perl5"]);
+        judge::same(
+            &site.image().join("usr/share/perl5/Error"),
+            &site.node().join("usr/share/perl5/Error"),
+            &[],
+        );
+    }
+}
+
+#[test]
+fn damaged_content_below_lost_directory_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    let content = systemimager::digest::Digest::of(b"version 2");
+    fs::write(store(&site).join(format!("{content}.0")), "version X").expect("writes");
+    fs::remove_dir_all(site.node().join("etc")).expect("removes");
+
+    site.refused(&["--from-downloaded"], 5, &["/etc/version", "--download-only"]);
+}
+
+#[test]
+fn whole_lost_directory_of_root_is_left_out() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    fs::remove_dir_all(site.node().join("etc")).expect("removes");
+    disconnect(&site);
+
+    switch(&site, &[]).ended(15, &["/etc/motd", "left out"]);
+    assert_eq!(common::read(&site.node().join("etc/version")), "version 2");
+    reconnect(&site);
+
+    site.updated(&[]);
+    site.same();
 }

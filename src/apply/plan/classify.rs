@@ -258,11 +258,14 @@ fn force_parents(target: &Manifest, classified: &mut [Classified]) {
     }
 }
 
-/// Replaces everything in a directory that is replaced.
+/// Replaces everything in a directory that is replaced, except paths that are left out.
 fn force_children(target: &Manifest, classified: &mut [Classified]) {
     let mut replaced: Option<&TreePath> = None;
     for (entry, classified) in target.entries().iter().zip(classified) {
         if replaced.is_some_and(|dir| entry.path.is_below(dir)) {
+            if classified.decision == Decision::LeaveOut {
+                continue;
+            }
             classified.decision = Decision::Replace;
             classified.difference = Difference { missing: true, ..Difference::default() };
         } else if entry.is_dir() && classified.decision == Decision::Replace {

@@ -95,6 +95,9 @@ impl Placement<'_> {
         let entry = &self.input.target.entries()[index];
 
         self.subtree = self.subtree.take().filter(|subtree| entry.path.is_below(&subtree.top));
+        if self.classified[index].decision == Decision::LeaveOut {
+            return Ok(());
+        }
         if let Some(subtree) = &self.subtree {
             let (filesystem, place) = (subtree.filesystem, subtree.place_of(&entry.path)?);
             return self.stage(index, filesystem, place);

@@ -169,8 +169,13 @@ fn find_missing(
         .collect();
 
     let missing: HashSet<Digest> = missing.into_iter().collect();
-    let items = plan.staged_items.iter().filter(|item| {
-        matches!(item.source, ContentSource::Content { digest, .. } if missing.contains(&digest))
+    // Without the first path of a hard-link group, the next one would need the content.
+    let items = plan.staged_items.iter().filter(|item| match item.source {
+        ContentSource::Content { digest, .. } => missing.contains(&digest),
+        ContentSource::LinkStaged(_) => {
+            item.entry.digest().is_some_and(|digest| missing.contains(digest))
+        }
+        ContentSource::Node | ContentSource::LinkLive { .. } => false,
     });
     let paths: Vec<TreePath> = items.map(|item| item.entry.path.clone()).collect();
     if missing.iter().any(|digest| downloaded.has(digest)) {
