@@ -35,14 +35,42 @@ fn download_of_installed_generation_keeps_nothing() {
 }
 
 #[test]
-fn second_download_of_same_target_does_nothing() {
+fn second_download_of_same_target_renews_date_and_keeps_contents() {
     require!(ROOT_AND_RSYNC);
     let site = downloaded();
-    let record = fs::read(store(&site).join("record")).expect("reads");
+    set_date(&site, "2020-01-01T00:00:00Z");
+    let before = files(&site);
+    switch(&site, &[]).ended(5, &["staged_max_age", "--download-only"]);
+
+    site.updated(&["--download-only", "--dry-run"]);
+    switch(&site, &[]).ended(5, &["staged_max_age"]);
+    site.updated(&["--download-only"]).ended(0, &["downloaded node serial 2"]);
+
+    assert_eq!(files(&site), before);
+    disconnect(&site);
+    switch(&site, &[]).ended(0, &["updated to node serial 2"]);
+    site.same();
+}
+
+#[test]
+fn second_download_keeps_heads_that_were_written_since() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    let before = files(&site);
+    let mut head = site.head();
+    head.issued = jiff::Timestamp::now();
+    let text = head.to_toml().expect("text");
+    fs::write(site.head_path(), &text).expect("writes");
 
     site.updated(&["--download-only"]).ended(0, &["downloaded node serial 2"]);
 
-    assert_eq!(fs::read(store(&site).join("record")).expect("reads"), record);
+    let stored = systemimager::digest::Digest::of(text.as_bytes());
+    let now = files(&site);
+    assert!(now.contains_key(&format!("data-{stored}")), "{now:?}");
+    assert_eq!(now.len(), before.len(), "the old head is removed: {now:?}");
+    disconnect(&site);
+    switch(&site, &[]).ended(0, &["updated to node serial 2"]);
+    site.same();
 }
 
 #[test]

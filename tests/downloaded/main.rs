@@ -11,7 +11,9 @@ mod layers;
 mod rules;
 mod switch;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -51,6 +53,26 @@ fn store(site: &Site) -> PathBuf {
 
 fn has_record(site: &Site) -> bool {
     store(site).join("record").exists()
+}
+
+/// Sets the time of the download.
+fn set_date(site: &Site, date: &str) {
+    let record = store(site).join("record");
+    let text = common::read(&record);
+    let old = text.lines().find(|line| line.starts_with("downloaded")).expect("a line");
+    fs::write(&record, text.replace(old, &format!("downloaded = \"{date}\""))).expect("writes");
+}
+
+/// Inode numbers of the downloaded files, by name, without the record.
+fn files(site: &Site) -> BTreeMap<String, u64> {
+    let entries = fs::read_dir(store(site)).expect("lists").map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| {
+            let inode = entry.metadata().expect("is there").ino();
+            (entry.file_name().into_string().expect("a name"), inode)
+        })
+        .filter(|(name, _)| name != "record")
+        .collect()
 }
 
 /// Takes the repository away, so that nothing can be fetched.

@@ -101,12 +101,19 @@ pub struct LayerRecord {
 }
 
 /// A file beside the record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
     pub sha256: Digest,
     /// Size in bytes.
     pub size: u64,
+}
+
+impl DataFile {
+    /// Digest and size of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        DataFile { sha256: Digest::of(bytes), size: bytes.len() as u64 }
+    }
 }
 
 impl DownloadRecord {
@@ -164,6 +171,11 @@ impl DownloadRecord {
     /// Sets the mount roots; the first is the root.
     pub(super) fn set_mount_roots(&mut self, mount_roots: &[TreePath]) {
         self.filesystems = mount_roots.iter().map(path_text).collect();
+    }
+
+    /// The same record, downloaded now, with heads and catalogs that were verified now.
+    pub fn renewed(&self, layers: Vec<LayerRecord>, repository: String) -> Self {
+        DownloadRecord { downloaded: Timestamp::now(), repository, layers, ..self.clone() }
     }
 
     /// Files beside the record.

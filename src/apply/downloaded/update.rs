@@ -1,6 +1,6 @@
 //! A downloaded update that was found on this node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use super::contents::{ContentList, FileIdentity};
@@ -100,6 +100,30 @@ impl DownloadedUpdate {
             return Err(damaged(file));
         }
         Ok(bytes)
+    }
+
+    /// Replaces the record by `record`, which differs in its time and its heads; contents stay.
+    ///
+    /// `files` are those that only the new record names. They are durable before it, and those that
+    /// only the old one names are removed after it: each prefix of these steps is a valid download.
+    pub fn renew(&self, record: &DownloadRecord, files: &[&[u8]]) -> Result<(), DownloadedFault> {
+        let Some((_, Some(directory))) = self.filesystems.first() else {
+            return Err(DownloadedFault::Incomplete);
+        };
+        let kept: HashSet<DataFile> = self.record.data_files().collect();
+        for bytes in files {
+            let file = DataFile::of(bytes);
+            if !kept.contains(&file) {
+                directory.write_durably(&data_name(&file.sha256), bytes, 0o600)?;
+            }
+        }
+
+        directory.write_durably(&name(RECORD), record.to_toml()?.as_bytes(), 0o600)?;
+        let named: HashSet<DataFile> = record.data_files().collect();
+        for file in kept.difference(&named) {
+            directory.unlink(&data_name(&file.sha256))?;
+        }
+        Ok(())
     }
 
     /// Number of different contents.
@@ -231,4 +255,97 @@ fn read_file(directory: &Root, path: &TreePath, limit: u64) -> Result<Vec<u8>, R
         source,
     })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
+
+    use jiff::Timestamp;
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::apply::downloaded::{DATA_PREFIX, LayerRecord};
+    use crate::apply::on_disk::DOWNLOADED_DIR;
+    use crate::generation::GenerationId;
+    use crate::image::LayerKind;
+    use crate::root::fault::{self, Fault};
+
+    const OLD: Timestamp = Timestamp::UNIX_EPOCH;
+
+    /// Writes a downloaded update without contents below `top`.
+    fn write_download(top: &std::path::Path) -> Root {
+        let directory = top.join(DOWNLOADED_DIR);
+        std::fs::create_dir(&directory).expect("creates");
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o700)).expect("sets");
+        let add = |text: &str| {
+            let file = DataFile::of(text.as_bytes());
+            let name = format!("{DATA_PREFIX}{}", file.sha256);
+            std::fs::write(directory.join(name), text).expect("writes");
+            file
+        };
+        let id = GenerationId(Digest::of(b"generation"));
+        let mut record = DownloadRecord::new(id, id, 4);
+        record.downloaded = OLD;
+        record.contents = add(&ContentList::default().to_text());
+        record.layers = vec![LayerRecord {
+            kind: LayerKind::Image,
+            name: "node".parse().expect("a name"),
+            generation: Some(id),
+            head: Some(add("old head")),
+            catalog: Some(add("catalog")),
+            manifest: Some(add("manifest")),
+            unheld: BTreeMap::new(),
+        }];
+        let text = record.to_toml().expect("text");
+        std::fs::write(directory.join(RECORD), text).expect("writes");
+        Root::open(top).expect("opens")
+    }
+
+    fn find(root: &Root) -> Box<DownloadedUpdate> {
+        match DownloadedUpdate::find(root, &Filesystems::default()).expect("reads") {
+            FoundDownload::Valid(update) => update,
+            FoundDownload::Unusable(fault) => panic!("{fault}"),
+            FoundDownload::Nothing => panic!("nothing"),
+        }
+    }
+
+    fn renew(update: &DownloadedUpdate) -> Result<(), DownloadedFault> {
+        let mut layers = update.record.layers.clone();
+        layers[0].head = Some(DataFile::of(b"new head"));
+        let record = update.record.renewed(layers, String::new());
+        update.renew(&record, &[b"new head", b"catalog"])
+    }
+
+    #[test]
+    fn failure_at_each_step_of_renewal_leaves_valid_download() {
+        let mut steps = 0;
+        loop {
+            let directory = tempfile::tempdir().expect("a directory");
+            let root = write_download(directory.path());
+            let update = find(&root);
+
+            fault::arm(steps + 1, Fault::Fail(Errno::IO));
+            let renewed = renew(&update);
+            let is_reached = fault::disarm();
+
+            let found = find(&root);
+            let is_old = found.record.downloaded == OLD;
+            assert!(is_old == (found.record.layers == update.record.layers));
+            let files: Vec<DataFile> = found.record.data_files().collect();
+            assert!(files.iter().all(|file| found.read_data(*file, 1 << 20).is_ok()), "{steps}");
+            assert_eq!(renewed.is_err(), is_reached);
+            if !is_reached {
+                assert!(!is_old);
+                let names = std::fs::read_dir(directory.path().join(DOWNLOADED_DIR));
+                assert_eq!(names.expect("lists").count(), 5, "the old head is removed");
+                break;
+            }
+            renew(&found).expect("the next run renews it");
+            assert!(find(&root).record.downloaded > OLD);
+            steps += 1;
+        }
+        assert!(steps >= 8, "{steps}");
+    }
 }

@@ -93,7 +93,7 @@ impl<'a> DownloadWriter<'a> {
 
     /// Writes a file that the record is going to name.
     pub fn add_data(&mut self, bytes: &[u8]) -> Result<DataFile, DownloadedFault> {
-        let file = DataFile { sha256: Digest::of(bytes), size: bytes.len() as u64 };
+        let file = DataFile::of(bytes);
         if self.data.insert(file.sha256) {
             self.directories[0].1.write_durably(&data_name(&file.sha256), bytes, 0o600)?;
         }

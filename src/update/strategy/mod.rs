@@ -41,7 +41,7 @@ use crate::update::source::overrides;
 use crate::update::source::published::PublishedImage;
 use crate::update::source::trust::requires_signature;
 use crate::update::transaction::error::TransactionError;
-use crate::update::transaction::{PublishRef, UpdateTransaction};
+use crate::update::transaction::{PublishRef, UpdateTransaction, download};
 
 use downloaded::Supply;
 use head_update::{Goal, HeadUpdate, RepairExtent, StrategyOutcome};
@@ -307,12 +307,15 @@ fn try_downloaded(update: &HeadUpdate<'_>) -> Result<Option<StrategyOutcome>, Up
         return Ok(None);
     }
     if run.request.step == UpdateStep::DownloadOnly && downloaded::is_current(update, found)? {
-        let route = Route::Downloaded(found.record.summary());
+        let summary = match run.request.dry_run {
+            true => found.record.summary(),
+            false => download::renew(&update.transaction, found)?.summary(),
+        };
         let report = Report {
-            generation: Some(found.record.generation),
-            serial: Some(found.record.serial),
-            bytes: found.record.bytes,
-            ..Report::new(UpdateOutcome::Downloaded, route.to_string())
+            generation: Some(summary.generation),
+            serial: Some(summary.serial),
+            bytes: summary.bytes,
+            ..Report::new(UpdateOutcome::Downloaded, Route::Downloaded(summary).to_string())
         };
         return Ok(Some(StrategyOutcome::done(report)));
     }

@@ -13,7 +13,7 @@ use crate::apply::downloaded::{
 use crate::apply::error::DownloadedFault;
 use crate::apply::plan::{ChangePlan, CheckLevel};
 use crate::apply::stage::Stage;
-use crate::image::Layer;
+use crate::image::{Layer, LayerKind};
 use crate::manifest::{Manifest, path_text};
 use crate::update::downloaded::{recorded_id, rules_digest};
 use crate::update::error::{Refusal, UpdateError};
@@ -86,6 +86,39 @@ fn stage_and_keep(
     Ok(writer.finish(record).map_err(convert_fault)?)
 }
 
+/// Records that the catalogs of a downloaded update are those that this run has found fresh.
+///
+/// The heads may be others: a head is signed again when its publisher renews the expiry.
+pub(in crate::update) fn renew(
+    transaction: &UpdateTransaction<'_>,
+    downloaded: &DownloadedUpdate,
+) -> Result<DownloadRecord, UpdateError> {
+    let overrides = transaction.overrides.iter().map(OverrideLayer::published);
+    let published = std::iter::once(transaction.published).chain(overrides);
+    let trees = downloaded.record.layers.iter().filter(|layer| layer.kind != LayerKind::Cluster);
+    let mut files: Vec<&[u8]> = Vec::new();
+    let mut layers = Vec::new();
+    for (layer, published) in trees.zip(published) {
+        let mut layer = layer.clone();
+        if let Some(SignedFiles { head, catalog, .. }) = published.map(|layer| &layer.signed) {
+            files.extend([head.as_slice(), catalog]);
+            (layer.head, layer.catalog) = (Some(DataFile::of(head)), Some(DataFile::of(catalog)));
+        }
+        layers.push(layer);
+    }
+    if let Some(cluster) = transaction.run.request.assignment.signed_cluster() {
+        files.extend([cluster.head.as_slice(), &cluster.catalog]);
+        let add = |bytes: &[u8]| Ok(DataFile::of(bytes));
+        layers.push(layer_record(add, &Layer::Cluster, Some(cluster)).map_err(convert_fault)?);
+    }
+
+    let seen = transaction.publish.and_then(|publish| publish.seen);
+    let repository = seen.map(|seen| seen.repo.clone()).unwrap_or_default();
+    let record = downloaded.record.renewed(layers, repository);
+    downloaded.renew(&record, &files).map_err(convert_fault)?;
+    Ok(record)
+}
+
 /// Record of the update, without its layers.
 fn new_record(
     transaction: &UpdateTransaction<'_>,
@@ -123,7 +156,7 @@ fn add_layers(
     let image = Layer::Image(transaction.run.request.image.clone());
     let manifest = writer.add_data(target.compressed_manifest())?;
     let signed = transaction.published.map(|published| &published.signed);
-    let mut layer = layer_record(writer, &image, signed)?;
+    let mut layer = layer_record(|bytes| writer.add_data(bytes), &image, signed)?;
     (layer.manifest, layer.generation) = (Some(manifest), Some(target.image.id()));
     record.layers.push(layer);
 
@@ -131,7 +164,11 @@ fn add_layers(
         record.layers.push(override_record(writer, layer)?);
     }
     if let Some(cluster) = transaction.run.request.assignment.signed_cluster() {
-        record.layers.push(layer_record(writer, &Layer::Cluster, Some(cluster))?);
+        record.layers.push(layer_record(
+            |bytes| writer.add_data(bytes),
+            &Layer::Cluster,
+            Some(cluster),
+        )?);
     }
     Ok(())
 }
@@ -142,7 +179,7 @@ fn override_record(
 ) -> Result<LayerRecord, DownloadedFault> {
     let name = Layer::Override(layer.name.clone());
     let signed = layer.published().map(|published| &published.signed);
-    let record = layer_record(writer, &name, signed)?;
+    let record = layer_record(|bytes| writer.add_data(bytes), &name, signed)?;
     let unheld = match &layer.source {
         LayerSource::Received(received) => Some(&received.unheld_times),
         LayerSource::Stored { unheld_times } => Some(unheld_times),
@@ -158,12 +195,13 @@ fn override_record(
     })
 }
 
+/// Record of a layer whose head and catalog `add` writes.
 fn layer_record(
-    writer: &mut DownloadWriter<'_>,
+    mut add: impl FnMut(&[u8]) -> Result<DataFile, DownloadedFault>,
     layer: &Layer,
     signed: Option<&SignedFiles>,
 ) -> Result<LayerRecord, DownloadedFault> {
-    let mut add = |bytes: Option<&Vec<u8>>| bytes.map(|bytes| writer.add_data(bytes)).transpose();
+    let mut add = |bytes: Option<&Vec<u8>>| bytes.map(|bytes| add(bytes)).transpose();
     Ok(LayerRecord {
         kind: layer.kind(),
         name: layer.name().clone(),

@@ -2,7 +2,7 @@
 
 mod commit;
 pub(super) mod disk_space;
-mod download;
+pub(super) mod download;
 pub(super) mod error;
 pub(super) mod execute;
 pub(super) mod image_keys;
