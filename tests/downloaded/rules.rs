@@ -71,6 +71,23 @@ fn verify_in_between_shows_download_and_finds_nothing() {
 }
 
 #[test]
+fn download_after_withdrawal_drops_withdrawn_update() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+    // The generation of the node is published again.
+    site.publish(&tree(1));
+
+    site.updated(&["--download-only", "--dry-run"]);
+    assert!(has_record(&site));
+    site.updated(&["--download-only"])
+        .ended(0, &["the downloaded update is removed", "is up to date"]);
+
+    assert!(!store(&site).exists());
+    switch(&site, &[]).ended(0, &["there is no downloaded update"]);
+    site.same();
+}
+
+#[test]
 fn rollback_drops_download() {
     require!(ROOT_AND_RSYNC);
     let site = behind();

@@ -131,7 +131,9 @@ pub(super) fn attach<'a>(run: Run<'a>) -> Result<Run<'a>, UpdateError> {
 pub(super) fn settle(run: &Run<'_>, result: &Result<Report, UpdateError>) {
     let request = run.request;
     let Ok(report) = result else { return };
-    if request.dry_run || request.step == UpdateStep::DownloadOnly {
+    // A download replaces an older one itself, unless the newest generation is installed.
+    let is_download = request.step == UpdateStep::DownloadOnly;
+    if request.dry_run || (is_download && report.outcome != UpdateOutcome::UpToDate) {
         return;
     }
 
