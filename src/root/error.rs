@@ -20,6 +20,14 @@ pub struct RootError {
 #[error("another process holds a lease on it")]
 pub(super) struct LeaseHeld;
 
+/// The object at a path is no regular file.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it is {kind}no plain file")]
+pub(super) struct NotPlainFile {
+    /// Kind of the object, followed by a conjunction.
+    pub kind: &'static str,
+}
+
 /// Result of a call on a tree.
 pub type Result<T> = std::result::Result<T, RootError>;
 
@@ -93,6 +101,15 @@ impl RootError {
             Errno::INVAL,
         ];
         OF_PATH.iter().any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
+    /// Whether the object is no regular file, so that it was not read.
+    pub fn is_not_plain_file(&self) -> bool {
+        // A socket cannot be opened, and a device may have no driver.
+        self.source.get_ref().is_some_and(|error| error.is::<NotPlainFile>())
+            || [Errno::NXIO, Errno::NODEV]
+                .iter()
+                .any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
     }
 
     /// Whether the path does not exist.

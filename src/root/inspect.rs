@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::entry::{Device, EntryKind, Meta, Mtime, Xattrs};
 use crate::tree_path::TreePath;
 
-use super::error::is_absent;
+use super::error::{NotPlainFile, is_absent};
 use super::{BoundedFile, Result, Root, lease};
 
 /// Result of lstat.
@@ -136,13 +136,13 @@ impl Root {
 
         let stat = rustix::fs::fstat(&file).map_err(|e| self.error("inspect", path, e))?;
         let stat = Stat::from(stat);
-        let reason = match stat.kind {
+        let kind = match stat.kind {
             FileKind::File => return Ok(BoundedFile::new(file, stat.size)),
-            FileKind::Directory => "it is a directory and no plain file",
-            FileKind::Fifo => "it is a named pipe and no plain file",
-            _ => "it is no plain file",
+            FileKind::Directory => "a directory and ",
+            FileKind::Fifo => "a named pipe and ",
+            _ => "",
         };
-        Err(self.error("read", path, std::io::Error::other(reason)))
+        Err(self.error("read", path, std::io::Error::other(NotPlainFile { kind })))
     }
 
     /// Reads the target of a symbolic link.

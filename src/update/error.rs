@@ -405,8 +405,12 @@ pub enum Refusal {
         generation.short()
     )]
     NotDownloaded { generation: GenerationId },
-    #[error("cannot read the downloaded update: {0}; run --download-only again, or --diff")]
+    #[error(
+        "cannot use the downloaded update: it is damaged: {0}; run --download-only again, or --diff"
+    )]
     Downloaded(#[source] DownloadedFault),
+    #[error("cannot keep the download: {0}")]
+    DownloadNotKept(#[source] DownloadedFault),
     #[error(
         "cannot install the downloaded update: contents were changed or removed since the \
          download, for {}; run --download-only again, or --diff", list_paths(.paths)

@@ -82,6 +82,8 @@ pub(super) enum UpdateNotice<'a> {
 pub(super) enum DownloadNotice<'a> {
     /// A run that leaves it alone found one.
     Found(DownloadSummary),
+    /// The same, if it cannot be used.
+    Damaged(DownloadedFault),
     Dropped(&'a DropReason),
     /// A dry run found one that cannot be used.
     WouldBeDropped(&'a DropReason),
@@ -342,6 +344,7 @@ impl fmt::Display for DownloadNotice<'_> {
         use DownloadNotice as N;
         match self {
             N::Found(summary) => write!(f, "downloaded update: {}", ShownDownload(summary)),
+            N::Damaged(fault) => write!(f, "the downloaded update is damaged: {fault}"),
             N::Dropped(reason) => write!(f, "the downloaded update is removed: {reason}"),
             N::WouldBeDropped(reason) => {
                 write!(f, "the downloaded update would be removed: {reason}")

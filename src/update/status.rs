@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::apply::downloaded::DownloadSummary;
+use crate::apply::error::DownloadedFault;
 use crate::apply::undo::UndoSet;
 use crate::apply::{Untouched, session};
 use crate::generation::GenerationId;
@@ -27,6 +28,8 @@ pub struct Status {
     pub undo: Option<UndoSummary>,
     /// Downloaded update that `--from-downloaded` would install.
     pub downloaded: Option<DownloadSummary>,
+    /// Fault of the downloaded update, if it is damaged.
+    pub download_fault: Option<DownloadedFault>,
 }
 
 /// Target and size of an undo set.
@@ -49,8 +52,12 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
 
     // An interrupted transaction is completed first, and then has another undo set.
     let undo = if interrupted { None } else { find_undo_set(&root, &state)? };
-    let downloaded = downloaded::summarize(&root)?;
-    Ok(Status { interrupted, state, pinned, undo, downloaded })
+    let (downloaded, download_fault) = match downloaded::summarize(&root) {
+        None => (None, None),
+        Some(Ok(summary)) => (Some(summary), None),
+        Some(Err(fault)) => (None, Some(fault)),
+    };
+    Ok(Status { interrupted, state, pinned, undo, downloaded, download_fault })
 }
 
 /// Summarizes the undo set, if it belongs to the tree as recorded.

@@ -35,8 +35,15 @@ pub(super) fn open(root: &Root, mount_root: &TreePath) -> Result<Option<Root>, R
 }
 
 /// Opens the directory of a filesystem, and creates it if there is none of this program.
+///
+/// Directories in it are removed: no file of a download could replace one by a rename.
 pub(super) fn open_or_create(root: &Root, mount_root: &TreePath) -> Result<Root, RootError> {
     if let Some(directory) = open(root, mount_root)? {
+        for (path, stat) in directory.children(&TreePath::root())? {
+            if stat.kind == FileKind::Directory {
+                directory.remove_tree(&path)?;
+            }
+        }
         return Ok(directory);
     }
     let path = path_at(mount_root);
@@ -73,7 +80,7 @@ pub fn discard(root: &Root, present: &Filesystems) -> Result<(), RootError> {
     mount_root_times::save_if_absent(root, &filesystems)?;
 
     if let Some(directory) = open(root, &TreePath::root())? {
-        directory.unlink(&name(RECORD))?;
+        directory.remove_tree(&name(RECORD))?;
         directory.sync_dir(&TreePath::root())?;
     }
     // The root's directory is the last: it has the list of the others.
@@ -88,7 +95,7 @@ fn read_list(root: &Root) -> Result<Vec<TreePath>, RootError> {
     let Some(directory) = open(root, &TreePath::root())? else { return Ok(Vec::new()) };
     let path = name(FILESYSTEM_LIST);
     let file = match directory.open_file(&path) {
-        Err(error) if error.is_absent() => return Ok(Vec::new()),
+        Err(error) if error.is_absent() || error.is_not_plain_file() => return Ok(Vec::new()),
         answer => answer?,
     };
 

@@ -6,7 +6,7 @@ use std::io::Read;
 use super::contents::{ContentList, FileIdentity};
 use super::directories;
 use super::record::{DataFile, DownloadRecord};
-use super::{RECORD, copy_name, data_name};
+use super::{DATA_PREFIX, RECORD, copy_name, data_name};
 use crate::apply::error::DownloadedFault;
 use crate::apply::filesystem::Filesystems;
 use crate::apply::on_disk::name;
@@ -55,11 +55,16 @@ impl DownloadedUpdate {
             return Ok(FoundDownload::Nothing);
         }
         let Some(directory) = directories::open(root, &TreePath::root())? else {
-            return Ok(FoundDownload::Unusable(DownloadedFault::Incomplete));
+            let path = directories::path_at(&TreePath::root());
+            let fault = match root.stat(&path)? {
+                Some(_) => DownloadedFault::NotOwn { path: root.show(&path) },
+                None => DownloadedFault::Incomplete,
+            };
+            return Ok(FoundDownload::Unusable(fault));
         };
         match DownloadedUpdate::read(root, &directory) {
             Ok(update) => Ok(FoundDownload::Valid(Box::new(update))),
-            Err(DownloadedFault::Root(error)) if !error.is_of_path() => Err(error),
+            Err(DownloadedFault::Root(error)) if !is_damage(&error) => Err(error),
             Err(fault) => Ok(FoundDownload::Unusable(fault)),
         }
     }
@@ -149,7 +154,13 @@ impl DownloadedUpdate {
         counts
     }
 
-    /// Whether all files are as they were recorded, by their identities.
+    /// Verifies all files that the record names.
+    pub fn verify_data(&self) -> Result<(), DownloadedFault> {
+        self.record.data_files().try_for_each(|file| self.read_data(file, MAX_LIST).map(drop))
+    }
+
+    /// Whether all contents are as they were recorded, by their identities, and all other files by
+    /// their digests.
     pub fn is_intact(&self) -> Result<bool, RootError> {
         for (digest, copy) in self.contents.iter() {
             let Some((_, Some(directory))) = self.filesystems.get(copy.filesystem) else {
@@ -160,14 +171,11 @@ impl DownloadedUpdate {
                 return Ok(false);
             }
         }
-        for file in self.record.data_files() {
-            let Some((_, Some(directory))) = self.filesystems.first() else { return Ok(false) };
-            let stat = directory.stat(&data_name(&file.sha256))?;
-            if stat.is_none_or(|stat| stat.size != file.size) {
-                return Ok(false);
-            }
+        match self.verify_data() {
+            Ok(()) => Ok(true),
+            Err(DownloadedFault::Root(error)) if !is_damage(&error) => Err(error),
+            Err(_) => Ok(false),
         }
-        Ok(true)
     }
 
     /// Whether a content can be taken; only a copy that was changed since is read.
@@ -201,7 +209,7 @@ impl DownloadedUpdate {
             };
             let path = copy_name(digest, copy.number);
             let file = match directory.open_file(&path) {
-                Err(error) if error.is_of_path() || error.is_absent() => continue,
+                Err(error) if is_damage(&error) => continue,
                 answer => answer?,
             };
             let identity = FileIdentity::of(directory.hold_file(&path, &file)?.stat());
@@ -238,7 +246,14 @@ impl DownloadedUpdate {
 }
 
 fn damaged(file: DataFile) -> DownloadedFault {
-    DownloadedFault::Data { name: data_name(&file.sha256).to_string() }
+    DownloadedFault::Data { name: format!("{DATA_PREFIX}{}", file.sha256) }
+}
+
+/// Whether a file of a downloaded update cannot be read because of the object at its path.
+///
+/// Other errors are those of the disk, or of the process.
+fn is_damage(error: &RootError) -> bool {
+    error.is_of_path() || error.is_absent() || error.is_not_plain_file()
 }
 
 fn has_digest(file: &BoundedFile, digest: &Digest, size: u64, monitor: &dyn Monitor) -> bool {
@@ -266,7 +281,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::apply::downloaded::{DATA_PREFIX, LayerRecord};
+    use crate::apply::downloaded::LayerRecord;
     use crate::apply::on_disk::DOWNLOADED_DIR;
     use crate::generation::GenerationId;
     use crate::image::LayerKind;

@@ -14,6 +14,12 @@ pub enum DownloadedFault {
     /// The download did not end.
     #[error("it is incomplete")]
     Incomplete,
+    /// The directory has another owner or mode, or is none.
+    #[error("{path} is no directory that only its owner can enter")]
+    NotOwn {
+        /// The path as it is printed.
+        path: String,
+    },
     /// The record is not valid.
     #[error("its record is not valid: {0}")]
     Record(Box<dyn Error + Send + Sync>),

@@ -94,11 +94,12 @@ impl ClientJob<'_> {
     /// Request of a switch; `None` if there is no downloaded update.
     fn switch_request(&self) -> Result<Option<UpdateRequest>, UpdateError> {
         let ClientJob { arguments, settings, meter, .. } = *self;
-        let Some(source) = update::downloaded_source(&arguments.root)? else {
-            let monitor: &dyn Monitor = meter;
-            if !arguments.dry_run {
-                update::recover_first(&arguments.root, monitor)?;
-            }
+        let monitor: &dyn Monitor = meter;
+        let found = update::downloaded_source(&arguments.root);
+        if !matches!(found, Ok(Some(_))) && !arguments.dry_run {
+            update::recover_first(&arguments.root, monitor)?;
+        }
+        let Some(source) = found? else {
             monitor.note(ClientNotice::NothingDownloaded);
             return Ok(None);
         };

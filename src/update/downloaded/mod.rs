@@ -41,30 +41,45 @@ pub struct DownloadedSource {
     pub repository: String,
 }
 
-/// Summarizes the downloaded update of a tree, whether it can be used or not.
-pub(super) fn summarize(root: &Root) -> Result<Option<DownloadSummary>, UpdateError> {
-    let found = DownloadedUpdate::find(root, &Filesystems::default()).map_err(Untouched::from)?;
-    Ok(match found {
-        FoundDownload::Valid(update) => Some(update.record.summary()),
-        FoundDownload::Nothing | FoundDownload::Unusable(_) => None,
-    })
+/// Summarizes the downloaded update of a tree, or returns its fault; `None` if there is none.
+///
+/// The contents are not compared, and it may lead from another state.
+pub(super) fn summarize(root: &Root) -> Option<Result<DownloadSummary, DownloadedFault>> {
+    match DownloadedUpdate::find(root, &Filesystems::default()) {
+        Ok(FoundDownload::Nothing) => None,
+        Ok(FoundDownload::Unusable(fault)) => Some(Err(fault)),
+        Ok(FoundDownload::Valid(update)) => {
+            Some(update.verify_data().map(|()| update.record.summary()))
+        }
+        // A run that does not use it must not fail by it.
+        Err(error) => Some(Err(error.into())),
+    }
 }
 
 /// Reports the downloaded update of a tree in a run that leaves it alone.
 pub(super) fn show(root: &Root, monitor: &dyn Monitor) {
-    // A run that does not use it must not fail by it.
-    if let Ok(Some(summary)) = summarize(root) {
-        monitor.note(DownloadNotice::Found(summary));
+    match summarize(root) {
+        Some(Ok(summary)) => monitor.note(DownloadNotice::Found(summary)),
+        Some(Err(fault)) => monitor.note(DownloadNotice::Damaged(fault)),
+        None => {}
     }
 }
 
 /// Finds image, overrides and repository of the downloaded update of the tree at `root`.
 ///
-/// The switch needs them before it opens the tree, and must not ask the server for them.
+/// The switch needs them before it opens the tree, and must not ask the server for them. `None` if
+/// there is no downloaded update: a directory without a record is left by an interrupted run. A
+/// record that cannot be used is an error, since a node that reports success would stay behind.
 pub fn downloaded_source(root: &Path) -> Result<Option<DownloadedSource>, UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
     let found = DownloadedUpdate::find(&root, &Filesystems::default()).map_err(Untouched::from)?;
-    let FoundDownload::Valid(update) = found else { return Ok(None) };
+    let update = match found {
+        FoundDownload::Valid(update) => update,
+        FoundDownload::Nothing | FoundDownload::Unusable(DownloadedFault::Incomplete) => {
+            return Ok(None);
+        }
+        FoundDownload::Unusable(fault) => return Err(Refusal::Downloaded(fault).into()),
+    };
     let Some(image) = update.record.image().cloned() else { return Ok(None) };
 
     let overrides = update.record.layers_of(LayerKind::Override);

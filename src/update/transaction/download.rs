@@ -224,6 +224,6 @@ fn add_manifest(
 fn convert_fault(fault: DownloadedFault) -> UpdateError {
     match fault {
         DownloadedFault::Root(error) => Untouched::from_root(error).into(),
-        fault => Refusal::Downloaded(fault).into(),
+        fault => Refusal::DownloadNotKept(fault).into(),
     }
 }

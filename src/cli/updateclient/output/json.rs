@@ -74,6 +74,9 @@ pub(super) enum OutputLine<'a> {
         proof: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         downloaded: Option<&'a DownloadSummary>,
+        /// Reason that the downloaded update cannot be used.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        downloaded_fault: Option<String>,
     },
     RolledBack {
         dry_run: bool,

@@ -39,6 +39,7 @@ pub fn print_status(
             undo: status.undo,
             proof: proof.as_ref().ok().and_then(|proof| proof.map(|proof| proof.to_string())),
             downloaded: status.downloaded.as_ref(),
+            downloaded_fault: status.download_fault.as_ref().map(ToString::to_string),
         }),
         OutputMode::Text => {
             let _ = write_status(status, (state, set_aside), proof);
@@ -74,6 +75,9 @@ fn write_status(
         let target = text::publish(Some(found.generation), Some(found.serial)).unwrap_or_default();
         let size = Size(found.bytes);
         writeln!(out, "downloaded:  {target}, {size}, at {}", found.downloaded)?;
+    }
+    if let Some(fault) = &status.download_fault {
+        writeln!(out, "downloaded:  damaged, and not installed: {fault}")?;
     }
     out.flush()
 }
