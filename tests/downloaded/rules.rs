@@ -58,6 +58,21 @@ fn status_dry_run_and_recover_show_download_and_keep_it() {
 }
 
 #[test]
+fn dry_run_forecasts_no_fetch_of_downloaded_contents() {
+    require!(ROOT_AND_RSYNC);
+    let site = downloaded();
+
+    let run = site.updated(&["--dry-run"]);
+
+    run.ended(0, &["would update to node serial 2"]);
+    assert!(!run.out.contains("by digest"), "{run:#?}");
+
+    // The content of another path is not downloaded, and is fetched.
+    fs::write(site.node().join("etc/motd"), "changed on the node").expect("writes");
+    site.updated(&["--dry-run"]).ended(0, &["1 content by digest"]);
+}
+
+#[test]
 fn verify_in_between_shows_download_and_finds_nothing() {
     require!(ROOT_AND_RSYNC);
     let site = downloaded();

@@ -97,6 +97,8 @@ pub(super) fn run(
     if run.request.dry_run {
         let mut report = transaction.forecast(&target, &plan);
         if supply == Supply::Repository {
+            // A file that was edited since supplies nothing.
+            let contents = if by_content { contents } else { update.contents_as_recorded() };
             let shortfall = find_shortfall(&plan, &contents, &[]);
             let forecast = fetch_by_digest::forecast(update, &contents, shortfall, &[])?;
             report.by_digest = forecast.by_digest;

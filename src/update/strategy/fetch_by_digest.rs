@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::OnceLock;
 
+use crate::apply::Untouched;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::stage::{Stage, StageError};
 use crate::catalog::FileRef;
@@ -65,13 +66,25 @@ pub(super) struct ContentForecast {
 
 /// Estimates the transfer of `wanted`, contents that neither the tree nor a chain supplies.
 ///
-/// The `downloaded` files cost nothing, because the run has them before these contents.
+/// The `downloaded` files cost nothing, because the run has them before these contents. Contents of
+/// a downloaded update of the node are not fetched either.
 pub(super) fn forecast(
     update: &HeadUpdate<'_>,
     live: &LiveSource<'_>,
     mut wanted: Vec<(Digest, u64)>,
     downloaded: &[&FileRef],
 ) -> Result<ContentForecast, TransactionError> {
+    let run = update.run();
+    if let Some(stored) = &run.downloaded {
+        let mut missing = Vec::new();
+        for content in wanted {
+            if !stored.is_usable(&content.0, run.monitor).map_err(Untouched::from)? {
+                missing.push(content);
+            }
+        }
+        wanted = missing;
+    }
+
     let mut by_digest = ByDigest { contents: 0, bytes: 0 };
     let mut missing = HashSet::new();
     let mut add = |published: &PublishedImage, contents: &[(Digest, u64)]| {
