@@ -128,6 +128,21 @@ fn options_of_both_steps_exclude_each_other() {
 }
 
 #[test]
+fn failed_output_of_download_claims_no_change_of_tree() {
+    require!(ROOT_AND_RSYNC);
+    let site = behind();
+    let mut command = site.command();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
+    command.arg("--download-only").stdout(full);
+
+    let run = Run::from_output(command.output().expect("runs"));
+
+    run.ended(0, &["cannot write to standard output", "the update is downloaded"]);
+    assert!(!run.err.contains("its change was made"), "{run:#?}");
+    assert!(has_record(&site));
+}
+
+#[test]
 fn download_runs_at_idle_priority() {
     require!(ROOT_AND_RSYNC);
     let site = behind();

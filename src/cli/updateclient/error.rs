@@ -89,6 +89,9 @@ impl OutputError {
     fn consequence(&self) -> &'static str {
         match self.effect {
             Effect::Changed => "; the run itself is complete, and its change was made",
+            Effect::Downloaded => {
+                "; the run itself is complete: the update is downloaded, and no path was changed"
+            }
             Effect::Unchanged => "",
         }
     }

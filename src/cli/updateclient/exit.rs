@@ -49,6 +49,8 @@ pub enum Exit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Unchanged,
+    /// An update is kept on the node, and the tree is as before.
+    Downloaded,
     Changed,
 }
 

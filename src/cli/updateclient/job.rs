@@ -71,7 +71,11 @@ impl ClientJob<'_> {
             duration,
         };
         output::report_update(&result, arguments, log);
-        let effect = if result.is_change() { Effect::Changed } else { Effect::Unchanged };
+        let effect = match report.outcome {
+            _ if !result.is_change() => Effect::Unchanged,
+            UpdateOutcome::Downloaded => Effect::Downloaded,
+            _ => Effect::Changed,
+        };
 
         if let Some(refusal) = report.refusal {
             return Err(refusal);
