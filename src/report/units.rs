@@ -69,6 +69,17 @@ pub fn seconds(duration: Duration) -> Option<String> {
     (text != "0.0 s").then_some(text)
 }
 
+/// A duration in the largest unit that divides it, such as `30 days` or `90 seconds`.
+pub fn exact_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")];
+    let divides = |length: u64| seconds > 0 && seconds.is_multiple_of(length);
+    let (length, noun, plural) =
+        units.into_iter().find(|(length, ..)| divides(*length)).unwrap_or((1, "second", "seconds"));
+    let number = seconds / length;
+    format!("{} {}", Number(number), if number == 1 { noun } else { plural })
+}
+
 /// Milliseconds, rounded up: a switch of the live tree never takes no time.
 pub fn milliseconds(duration: Duration) -> String {
     format!("{} ms", Number(duration.as_micros().div_ceil(1000) as u64))
@@ -98,6 +109,23 @@ mod tests {
     fn counts_have_separators_and_plurals() {
         assert_eq!(Count::new(1, "entry", "entries").to_string(), "1 entry");
         assert_eq!(Count::new(4061, "entry", "entries").to_string(), "4,061 entries");
+    }
+
+    #[test]
+    fn exact_durations_have_largest_unit_that_divides_them() {
+        for (seconds, text) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (5, "5 seconds"),
+            (90, "90 seconds"),
+            (120, "2 minutes"),
+            (3600, "1 hour"),
+            (86_400, "1 day"),
+            (90_000, "25 hours"),
+            (30 * 86_400, "30 days"),
+        ] {
+            assert_eq!(exact_duration(Duration::from_secs(seconds)), text);
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::host::{BadFile, KeysError, NoDefaultEntry, ToolError};
 use crate::image::{ImageName, Layer};
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
+use crate::report::units::exact_duration;
 use crate::root::RootError;
 use crate::signature::{Role, SignatureError};
 use crate::state::StateError;
@@ -417,9 +418,9 @@ pub enum Refusal {
     )]
     DownloadDamaged { paths: Vec<TreePath> },
     #[error(
-        "cannot install the downloaded update: it was downloaded at {downloaded}, more than the {} \
-         days ago that staged_max_age allows; run --download-only again, or --diff",
-        limit.as_secs() / 86_400
+        "cannot install the downloaded update: it was downloaded at {downloaded}, more than {} ago, \
+         which staged_max_age does not allow; run --download-only again, or --diff",
+        exact_duration(*limit)
     )]
     OldDownload { downloaded: jiff::Timestamp, limit: Duration },
     #[error("this tree was changed during the switch: {}; run again", list_paths(.paths))]

@@ -128,6 +128,10 @@ fn old_download_is_refused() {
     fs::write(&config, "staged_max_age = 0\n").expect("writes");
 
     switch(&site, &[]).ended(5, &["staged_max_age", "--download-only"]);
+    fs::write(&config, "staged_max_age = 5\n").expect("writes");
+    set_date(&site, "2020-01-01T00:00:00Z");
+    switch(&site, &[]).ended(5, &["more than 5 seconds ago", "staged_max_age"]);
+    site.updated(&["--download-only"]);
     fs::write(&config, "staged_max_age = 60\n").expect("writes");
     switch(&site, &[]).ended(0, &[]);
 }
