@@ -1,7 +1,8 @@
 //! Notices and warnings of a run, and descriptions of strategies: one enum each, with the wording.
 
-use std::fmt;
+use std::{fmt, io};
 
+use crate::apply::Untouched;
 use crate::apply::downloaded::DownloadSummary;
 use crate::apply::error::DownloadedFault;
 use crate::apply::preflight::disk_space::Shortage;
@@ -16,7 +17,7 @@ use crate::root::RootError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 use crate::update::error::{
-    ArchiveFault, FollowUpError, FreshnessError, RepositoryFailure, UpdateError, join,
+    ArchiveFault, FollowUpError, FreshnessError, RepositoryFailure, TrustError, UpdateError, join,
 };
 
 /// Something that a run reports before its end.
@@ -87,9 +88,22 @@ pub(super) enum DownloadNotice<'a> {
     Dropped(&'a DropReason),
     /// A dry run found one that cannot be used.
     WouldBeDropped(&'a DropReason),
-    Left(UpdateError),
-    /// The server said nothing about newer heads in time.
-    NoNewerHead,
+    /// The downloaded update could not be removed.
+    Left(Untouched),
+    /// The server said nothing about newer heads.
+    NoNewerHead(NoNewerHead),
+}
+
+/// Reason that nothing is known about newer heads.
+pub(super) enum NoNewerHead {
+    /// There was no answer in time.
+    Late,
+    Fetch(FetchError),
+    /// The answer is not one of this repository.
+    Untrusted(TrustError),
+    /// This node cannot ask.
+    Node(UpdateError),
+    Thread(io::Error),
 }
 
 /// Reason that a downloaded update is removed.
@@ -352,10 +366,22 @@ impl fmt::Display for DownloadNotice<'_> {
             N::Left(error) => {
                 write!(f, "cannot remove the downloaded update: {error}; the next run will retry")
             }
-            N::NoNewerHead => f.write_str(
-                "the server did not say in time if the downloaded update may be installed: \
-                 installing it",
+            N::NoNewerHead(reason) => write!(f, "{reason}: installing it"),
+        }
+    }
+}
+
+impl fmt::Display for NoNewerHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNKNOWN: &str = "nothing is known of a newer update than the downloaded one";
+        match self {
+            NoNewerHead::Late => f.write_str(
+                "the server did not say in time if the downloaded update may be installed",
             ),
+            NoNewerHead::Fetch(error) => write!(f, "{UNKNOWN}: {error}"),
+            NoNewerHead::Untrusted(error) => write!(f, "{UNKNOWN}: the server's head: {error}"),
+            NoNewerHead::Node(error) => write!(f, "{UNKNOWN}: {error}"),
+            NoNewerHead::Thread(error) => write!(f, "{UNKNOWN}: cannot start a thread: {error}"),
         }
     }
 }

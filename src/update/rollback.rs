@@ -29,7 +29,7 @@ use crate::update::error::{FollowUpError, Refusal, UpdateError};
 use crate::update::hooks::default_entry::KernelChange;
 use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
-use crate::update::notice::{DownloadNotice, DropReason, Route};
+use crate::update::notice::{DropReason, Route};
 use crate::update::recover::{open_for_dry_run, open_session};
 use crate::update::request::Excludes;
 use crate::update::run::build_filter;
@@ -174,10 +174,8 @@ pub fn rollback(
     let completed = execute(&transaction, || Ok((transaction.create_stage()?, record)))
         .map_err(TransactionError::into_final)?;
 
-    if downloaded::exists(&session).unwrap_or(true)
-        && let Err(error) = downloaded::discard(&session, &DropReason::RolledBack, monitor)
-    {
-        monitor.warn(DownloadNotice::Left(error));
+    if downloaded::exists(&session).unwrap_or(true) {
+        downloaded::discard_or_warn(&session, &DropReason::RolledBack, monitor);
     }
 
     result.switch_time = Some(completed.mixed);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::common::small_disk::{DISK, SmallDisk};
-use crate::common::{ROOT_AND_RSYNC, require};
+use crate::common::{Need, ROOT_AND_RSYNC, require};
 
 #[test]
 fn directory_without_record_is_removed_by_next_run() {
@@ -142,6 +142,28 @@ fn object_that_is_no_file_is_damage_of_download() {
             }
         }
     }
+}
+
+#[test]
+fn download_that_cannot_be_removed_is_warning() {
+    require!(ROOT_AND_RSYNC, Need::Program("chattr"));
+    let site = downloaded();
+    let chattr = |flag: &str| {
+        common::run(Command::new("chattr").arg(flag).arg(store(&site)));
+    };
+    chattr("+i");
+    let warning = "cannot remove the downloaded update";
+
+    let run = switch(&site, &[]);
+    run.ended(0, &[warning, "the next run will retry", "updated to node serial 2"]);
+    assert!(!format!("{}{}", run.out, run.err).contains("nothing was changed"), "{run:#?}");
+    let again = site.update(&[]);
+    chattr("-i");
+
+    again.ended(0, &[warning, "is up to date"]);
+    site.updated(&[]);
+    site.same();
+    assert!(!store(&site).exists());
 }
 
 #[test]

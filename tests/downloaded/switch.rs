@@ -120,6 +120,25 @@ fn silent_server_delays_switch_by_one_second() {
 }
 
 #[test]
+fn failed_question_for_newer_head_names_its_reason() {
+    require!(ROOT_AND_RSYNC);
+    let questions: [(&dyn Fn(&mut Site), &str); 3] = [
+        (&|site| site.repo_url = "http://127.0.0.1:1/".to_owned(), "connection refused"),
+        (&|site| fs::remove_file(site.head_path()).expect("removes"), "there is no such file"),
+        (&|site| fs::write(site.head_path(), "junk").expect("writes"), "the server's head"),
+    ];
+    for (change, reason) in questions {
+        let mut site = downloaded();
+        change(&mut site);
+
+        let run = switch(&site, &[]);
+
+        run.ended(0, &[reason, "installing it", "updated to node serial 2"]);
+        assert!(!format!("{}{}", run.out, run.err).contains("in time"), "{run:#?}");
+    }
+}
+
+#[test]
 fn old_download_is_refused() {
     require!(ROOT_AND_RSYNC);
     let site = downloaded();

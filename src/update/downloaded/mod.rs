@@ -115,24 +115,23 @@ pub(super) fn attach<'a>(run: Run<'a>) -> Result<Run<'a>, UpdateError> {
     let reason = match DownloadedUpdate::find(root, filesystems).map_err(Untouched::from)? {
         FoundDownload::Nothing => return Ok(run),
         FoundDownload::Unusable(fault) => DropReason::Damaged(fault),
-        FoundDownload::Valid(update) => {
-            match find_mismatch(run.session, Some(&run), &update.record)? {
-                None => {
-                    if request.dry_run {
-                        run.monitor.note(DownloadNotice::Found(update.record.summary()));
-                    }
-                    return Ok(Run { downloaded: Some(Arc::from(update)), ..run });
+        FoundDownload::Valid(update) => match find_mismatch(&run, &update.record)? {
+            None => {
+                if request.dry_run {
+                    run.monitor.note(DownloadNotice::Found(update.record.summary()));
                 }
-                Some(reason) => reason,
+                return Ok(Run { downloaded: Some(Arc::from(update)), ..run });
             }
-        }
+            Some(reason) => reason,
+        },
     };
 
     if request.dry_run {
         run.monitor.note(DownloadNotice::WouldBeDropped(&reason));
         return Ok(run);
     }
-    discard(run.session, &reason, run.monitor)?;
+    // Without it the run does its job, and the next run tries again to remove it.
+    discard_or_warn(run.session, &reason, run.monitor);
     // After a switch that was killed at its end, there is nothing left to install.
     let is_nothing =
         matches!(reason, DropReason::Installed | DropReason::Damaged(DownloadedFault::Incomplete));
@@ -153,19 +152,16 @@ pub(super) fn settle(run: &Run<'_>, result: &Result<Report, UpdateError>) {
     }
 
     let is_ended = matches!(request.mode, SyncMode::Diffs(_)) && !request.adopt_only;
-    let removed = match (&run.downloaded, report.outcome) {
+    match (&run.downloaded, report.outcome) {
         (Some(update), _) if is_ended => {
             let is_installed = report.generation == Some(update.record.generation);
             let reason = if is_installed { DropReason::Installed } else { DropReason::Replaced };
-            discard(run.session, &reason, run.monitor)
+            discard_or_warn(run.session, &reason, run.monitor);
         }
         (None, UpdateOutcome::Updated | UpdateOutcome::Adopted) => {
-            drop_outdated(run.session, run.monitor)
+            drop_outdated(run.session, run.monitor);
         }
-        _ => Ok(()),
-    };
-    if let Err(error) = removed {
-        run.monitor.warn(DownloadNotice::Left(error));
+        _ => {}
     }
 }
 
@@ -175,14 +171,17 @@ pub(super) fn exists(session: &Session) -> Result<bool, UpdateError> {
 }
 
 /// Removes the downloaded update if it does not lead from the recorded state any more.
-pub(super) fn drop_outdated(session: &Session, monitor: &dyn Monitor) -> Result<(), UpdateError> {
-    let found = DownloadedUpdate::find(&session.root, &session.filesystems);
-    match found.map_err(Untouched::from)? {
-        FoundDownload::Valid(update) => match find_mismatch(session, None, &update.record)? {
-            Some(reason) => discard(session, &reason, monitor),
-            None => Ok(()),
-        },
-        FoundDownload::Nothing | FoundDownload::Unusable(_) => Ok(()),
+fn drop_outdated(session: &Session, monitor: &dyn Monitor) {
+    let outdated = DownloadedUpdate::find(&session.root, &session.filesystems)
+        .map_err(Untouched::from)
+        .and_then(|found| match found {
+            FoundDownload::Valid(update) => find_node_mismatch(session, &update.record),
+            FoundDownload::Nothing | FoundDownload::Unusable(_) => Ok(None),
+        });
+    match outdated {
+        Ok(Some(reason)) => discard_or_warn(session, &reason, monitor),
+        Ok(None) => {}
+        Err(error) => monitor.warn(DownloadNotice::Left(error)),
     }
 }
 
@@ -191,11 +190,18 @@ pub(super) fn discard(
     session: &Session,
     reason: &DropReason,
     monitor: &dyn Monitor,
-) -> Result<(), UpdateError> {
+) -> Result<(), Untouched> {
     if !matches!(reason, DropReason::Installed) {
         monitor.warn(DownloadNotice::Dropped(reason));
     }
-    Ok(downloaded::discard(&session.root, &session.filesystems).map_err(Untouched::from)?)
+    Ok(downloaded::discard(&session.root, &session.filesystems)?)
+}
+
+/// Removes the downloaded update; a failure is a warning.
+pub(super) fn discard_or_warn(session: &Session, reason: &DropReason, monitor: &dyn Monitor) {
+    if let Err(error) = discard(session, reason, monitor) {
+        monitor.warn(DownloadNotice::Left(error));
+    }
 }
 
 /// Digest of the configured exclude rules, without those of mounts, which come and go.
@@ -215,28 +221,15 @@ fn excluded_types(request: &UpdateRequest) -> Vec<TreePath> {
 }
 
 /// Finds the reason for which a run cannot use a downloaded update.
-///
-/// Without a run only the agent, the tree and the recorded state are compared.
 fn find_mismatch(
-    session: &Session,
-    run: Option<&Run<'_>>,
+    run: &Run<'_>,
     record: &DownloadRecord,
 ) -> Result<Option<DropReason>, UpdateError> {
-    let root = &session.root;
-    if !record.is_of_this_agent() {
-        return Ok(Some(DropReason::OtherAgent { version: record.agent.clone() }));
-    }
-    if record.tree_identity != root.identity().map_err(Untouched::from)? {
-        return Ok(Some(DropReason::OtherTree));
-    }
-    let recorded = recorded_id(root)?;
-    if record.base != recorded {
-        // A switch that was killed after its commit point has been completed since.
-        let is_installed = recorded == Some(record.target);
-        return Ok(Some(if is_installed { DropReason::Installed } else { DropReason::OtherBase }));
+    if let Some(reason) = find_node_mismatch(run.session, record)? {
+        return Ok(Some(reason));
     }
 
-    let Some(Run { request, .. }) = run else { return Ok(None) };
+    let request = run.request;
     let is_same = |overrides: &[ImageName]| {
         record.layers_of(LayerKind::Override).map(|layer| &layer.name).eq(overrides)
     };
@@ -252,9 +245,30 @@ fn find_mismatch(
     Ok(None)
 }
 
+/// Finds the reason for which no run on this node can use a downloaded update.
+fn find_node_mismatch(
+    session: &Session,
+    record: &DownloadRecord,
+) -> Result<Option<DropReason>, Untouched> {
+    let root = &session.root;
+    if !record.is_of_this_agent() {
+        return Ok(Some(DropReason::OtherAgent { version: record.agent.clone() }));
+    }
+    if record.tree_identity != root.identity()? {
+        return Ok(Some(DropReason::OtherTree));
+    }
+    let recorded = recorded_id(root)?;
+    if record.base != recorded {
+        // A switch that was killed after its commit point has been completed since.
+        let is_installed = recorded == Some(record.target);
+        return Ok(Some(if is_installed { DropReason::Installed } else { DropReason::OtherBase }));
+    }
+    Ok(None)
+}
+
 /// Composed id of the recorded state.
-pub(super) fn recorded_id(root: &Root) -> Result<Option<GenerationId>, UpdateError> {
-    Ok(match state::load(root).map_err(Untouched::from)? {
+pub(super) fn recorded_id(root: &Root) -> Result<Option<GenerationId>, Untouched> {
+    Ok(match state::load(root)? {
         LoadedState::Valid(state) | LoadedState::FromCopy(state) => {
             Some(State::composed_id(&state))
         }
