@@ -1,7 +1,5 @@
 //! Interrupted and failed downloads and switches.
 
-use std::path::Path;
-
 use super::*;
 use crate::common::small_disk::{DISK, SmallDisk};
 use crate::common::{Need, ROOT_AND_RSYNC, require};
@@ -42,7 +40,7 @@ fn names(site: &Site, prefix: &str) -> Vec<String> {
 #[test]
 fn damaged_download_is_reported_by_switch_and_status_and_replaced() {
     require!(ROOT_AND_RSYNC);
-    let damages: [(&str, &dyn Fn(&Site)); 5] = [
+    let damages: [SiteChange; 5] = [
         ("data removed", &|site| {
             for name in names(site, "data-") {
                 fs::remove_file(store(site).join(name)).expect("removes");
@@ -102,7 +100,7 @@ fn each_damaged_data_file_stops_switch_and_is_downloaded_again() {
 #[test]
 fn object_that_is_no_file_is_damage_of_download() {
     require!(ROOT_AND_RSYNC);
-    let plants: [(&str, &dyn Fn(&Path)); 3] = [
+    let plants: [PathChange; 3] = [
         ("fifo", &|path| {
             common::run(Command::new("mkfifo").arg(path));
         }),

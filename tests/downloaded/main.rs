@@ -14,11 +14,16 @@ mod switch;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
+
+/// A named change of a site.
+type SiteChange<'a> = (&'a str, &'a dyn Fn(&Site));
+/// A named change of a path.
+type PathChange<'a> = (&'a str, &'a dyn Fn(&Path));
 
 /// A tree that differs by `round`: files, a rename, a new hard link and two equal contents.
 fn tree(round: u64) -> Tree {

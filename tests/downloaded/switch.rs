@@ -1,6 +1,5 @@
 //! The switch: keys, heads, age, drift, and contents that were changed on the node.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -122,7 +121,8 @@ fn silent_server_delays_switch_by_one_second() {
 #[test]
 fn failed_question_for_newer_head_names_its_reason() {
     require!(ROOT_AND_RSYNC);
-    let questions: [(&dyn Fn(&mut Site), &str); 3] = [
+    type Question<'a> = (&'a dyn Fn(&mut Site), &'a str);
+    let questions: [Question; 3] = [
         (&|site| site.repo_url = "http://127.0.0.1:1/".to_owned(), "connection refused"),
         (&|site| fs::remove_file(site.head_path()).expect("removes"), "there is no such file"),
         (&|site| fs::write(site.head_path(), "junk").expect("writes"), "the server's head"),
@@ -197,7 +197,7 @@ fn lost_directory_is_left_out_and_repaired_by_networked_run() {
         trees::put(&mut tree, "usr/share/perl5/Error/new", Item::file(format!("new {round}")));
         trees::with_parents(tree)
     };
-    let losses: [(&str, &dyn Fn(&Path)); 5] = [
+    let losses: [PathChange; 5] = [
         ("removed", &|path| fs::remove_dir_all(path).expect("removes")),
         ("moved", &|path| fs::rename(path, path.with_extension("old")).expect("renames")),
         ("file", &|path| {
