@@ -114,7 +114,7 @@
 //!     bytes.
 //!     - `tests/formats.rs::samples_are_complete_and_unchanged`
 //!     - `tests/golden.rs::json_events_of_each_outcome_match_golden_files`
-//! 17. **Verification changes nothing, and a repair only what it selects.** The proof digest of a node
+//! 17. **Verification changes nothing, and a repair only selected paths.** The proof digest of a node
 //!     equals that of the repository if and only if no tracked path deviates.
 //!     - `tests/verify/main.rs::verification_changes_nothing_in_tree_and_state_directory`
 //!     - `tests/verify/main.rs::each_kind_of_deviation_is_found_and_changes_the_proof`

@@ -478,7 +478,7 @@ fn log_is_appended_on_node_and_its_directory_keeps_its_time() {
     fs::create_dir_all(&target).expect("makes");
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     fs::File::open(&target).expect("opens").set_modified(time).expect("sets");
-    // The copy that stands for the mount would set the time of the directory.
+    // The copy in place of the mount would set the time of the directory.
     fs::remove_dir_all(rescue.top().join("disks/root/var")).expect("removes");
 
     rescue.boot(&format!("{RESYNC} si.root=UUID=root"));

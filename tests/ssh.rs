@@ -218,7 +218,7 @@ fn all_connections_use_tunnel() {
         (FaultServer::serve(&site.repo()), site.rsync_port().expect("the daemon"));
     let http = port(&server);
 
-    // The node is empty; rsync copies what the repository lacks.
+    // The node is empty; rsync copies the contents that the repository lacks.
     for archive in site.archives("full") {
         fs::remove_file(archive).expect("removes");
     }

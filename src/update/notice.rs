@@ -244,7 +244,7 @@ pub(super) enum Route {
     Repair,
     /// The head may not be the newest, so it leads to no other generation.
     Recorded,
-    /// The run was asked for a repair, whatever is published.
+    /// The request is a repair to the recorded generation.
     RepairOfPaths,
     /// The image is unchanged, but its overrides are not.
     NewOverrides,
@@ -453,7 +453,7 @@ impl fmt::Display for TransactionNotice<'_> {
                 write!(f, "fetching {contents} whole, by digest")
             }
             N::ReceivingByRsync { failure } => {
-                write!(f, "{failure}; rsync is asked for what is missing")
+                write!(f, "{failure}; rsync is asked for the missing files")
             }
             N::RepositoryFileUnusable(reason) => {
                 write!(f, "a file of the repository cannot be used: {reason}")

@@ -88,7 +88,7 @@ pub enum UpdateStep {
     Whole,
     /// Only the download; the tree is not changed.
     DownloadOnly,
-    /// The installation of what an earlier run has downloaded, without a network.
+    /// The installation of an update that an earlier run has downloaded, without a network.
     FromDownloaded(NewerHeads),
 }
 

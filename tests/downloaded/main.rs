@@ -1,7 +1,7 @@
 //! An update in two steps: downloaded ahead, and installed later without a network.
 //!
-//! Each test is a row of the rules in `docs/operation.md`: what meets a downloaded update, and what
-//! happens to it then.
+//! Each test is a row of the rules in `docs/operation.md`: an event while an update is downloaded, and
+//! its result.
 
 #[path = "../common/mod.rs"]
 mod common;

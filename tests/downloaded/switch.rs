@@ -83,7 +83,7 @@ fn superseded_head_means_not_now() {
     site.refused(&["--from-downloaded"], 16, &["serial 3", "published since"]);
     assert!(has_record(&site));
 
-    // Without an answer, what an earlier run has seen counts. The question records nothing.
+    // Without an answer, the newest head that an earlier run has seen counts. The question records nothing.
     disconnect(&site);
     switch(&site, &[]).ended(0, &[]);
 }

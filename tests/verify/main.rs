@@ -1,4 +1,4 @@
-//! `--verify`: which deviations are found, what is said about them, and that nothing is changed.
+//! `--verify`: the deviations that it finds and reports, and that it changes nothing.
 
 #[path = "../common/mod.rs"]
 mod common;

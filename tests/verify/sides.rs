@@ -33,7 +33,7 @@ fn json_events_say_which_sides_differ() {
 
     let (site, _) = behind();
     let node = site.node();
-    // Edited here; edited here and elsewhere; edited to what is published.
+    // Edited here; edited here and elsewhere; edited to the published content.
     for (path, text) in
         [("etc/passwd", "edited\n"), ("usr/bin/tool", "my tool"), ("etc/hostname", "silver\n")]
     {

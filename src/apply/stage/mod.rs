@@ -240,7 +240,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Stages a content by `copy`, which returns the digest of what it has copied.
+    /// Stages a content by `copy`, which returns the digest of the bytes that it has copied.
     fn fill_by(
         &self,
         digest: &Digest,

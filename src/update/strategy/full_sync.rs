@@ -154,7 +154,7 @@ fn fill(
     }
 }
 
-/// Receives by rsync what the repository did not supply, and gives its failure back.
+/// Receives by rsync the contents that the repository did not supply; returns its failure.
 pub(super) fn receive_missing(
     run: &Run<'_>,
     stage: &Stage<'_>,

@@ -243,7 +243,7 @@ impl<'a> PathRepair<'a> {
         }
     }
 
-    /// Fetches what the stage still needs from the repository.
+    /// Fetches the contents that the stage still needs from the repository.
     fn fetch_missing(
         &self,
         run: &Run<'_>,
