@@ -326,7 +326,7 @@ impl<'s> ContentStore<'s> {
             // A head that cannot be read leaves its contents out.
             let Ok(opened) = self.heads.open(archive) else { continue };
             bytes = bytes.saturating_add(cost(&archive.file, opened.stored_bytes(&run.frames)));
-            let patches = self.patches_of(&opened, &run).unwrap_or_default();
+            let patches = patches::patches_of(self, &opened, &run).unwrap_or_default();
             let absent: HashSet<_> = patches.into_iter().flat_map(|patch| patch.absent).collect();
             let absent: Vec<(Digest, u64)> = absent.into_iter().collect();
             if !absent.is_empty() {
@@ -377,7 +377,7 @@ impl<'s> ContentStore<'s> {
     ) -> Result<(), FrameError> {
         match run.kind {
             RunKind::Whole => self.read_whole(archive, run, sink),
-            RunKind::Patches => self.read_patches(archive, run, depth, sink),
+            RunKind::Patches => patches::read_patches(self, archive, run, depth, sink),
         }
     }
 
