@@ -3,6 +3,7 @@
 //! If the undo set of the last update is in the way and its removal helps, it is removed first,
 //! unless the configuration keeps it.
 
+use crate::apply::filesystem::Filesystems;
 use crate::apply::plan::ChangePlan;
 use crate::apply::preflight::disk_space::{ExtraSpace, SpaceRequirement, StagingRoute};
 use crate::apply::{Untouched, preflight, undo};
@@ -22,14 +23,8 @@ pub(in crate::update) fn check_before_download(
     target: &Manifest,
     extra: &ExtraSpace,
 ) -> Result<(), UpdateError> {
-    let session = run.session;
     provide(run, || {
-        let mut required = SpaceRequirement::new(
-            &session.root,
-            &session.filesystems,
-            session.host.as_ref(),
-            &session.mounts,
-        );
+        let mut required = requirement(run, &run.session.filesystems);
         required.add_manifests(installed, target, extra).map_err(Untouched::from)?;
         Ok(required)
     })
@@ -50,12 +45,7 @@ pub(super) fn check_before_staging(
     let copied = preflight::check_limited_space(&session.root, plan, &plan.filesystems)?;
 
     provide(run, || {
-        let required = SpaceRequirement::new(
-            &session.root,
-            &plan.filesystems,
-            session.host.as_ref(),
-            &session.mounts,
-        );
+        let required = requirement(run, &plan.filesystems);
         let mut required = match &run.downloaded {
             Some(downloaded) => required.with_downloaded(downloaded),
             None => required,
@@ -71,17 +61,17 @@ pub(in crate::update) fn check_before_receiving(
     run: &Run<'_>,
     bytes: u64,
 ) -> Result<(), UpdateError> {
-    let session = run.session;
     provide(run, || {
-        let mut required = SpaceRequirement::new(
-            &session.root,
-            &session.filesystems,
-            session.host.as_ref(),
-            &session.mounts,
-        );
+        let mut required = requirement(run, &run.session.filesystems);
         required.add_bytes(bytes).map_err(Untouched::from)?;
         Ok(required)
     })
+}
+
+/// A requirement on `filesystems`, without any space yet.
+fn requirement<'a>(run: &Run<'a>, filesystems: &'a Filesystems) -> SpaceRequirement<'a> {
+    let session = run.session;
+    SpaceRequirement::new(&session.root, filesystems, session.host.as_ref(), &session.mounts)
 }
 
 /// Removes the undo set if the required space needs it; fails if that does not help.
