@@ -352,7 +352,7 @@ pub struct ProofArgs {
     /// Exclude file of the node [default: nothing is excluded]
     #[arg(long, value_name = "FILE", conflicts_with = "default_excludes")]
     pub exclude_file: Option<PathBuf>,
-    /// Exclude what a node without an exclude file excludes
+    /// Exclude by the built-in rules, as a node without a file does
     #[arg(long)]
     pub default_excludes: bool,
     #[command(flatten)]
