@@ -35,7 +35,7 @@ use crate::update::transaction::disk_space;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::target::{Delivery, Target};
 
-/// Missing files that rsync is asked for by name; each costs it a rule for every file of the image.
+/// Largest number of missing files that are named to rsync, which compares each file with each name.
 const MAX_NAMED: usize = 500;
 
 /// Updates the tree to the head, or to its recorded generation, without diffs.
