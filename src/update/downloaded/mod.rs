@@ -204,7 +204,7 @@ pub(super) fn discard_or_warn(session: &Session, reason: &DropReason, monitor: &
     }
 }
 
-/// Digest of the configured exclude rules, without those of mounts, which come and go.
+/// Digest of the configured exclude rules, without those of mounts, which differ between runs.
 pub(super) fn rules_digest(request: &UpdateRequest) -> Result<Digest, UpdateError> {
     let Excludes { name, rules, .. } = &request.excludes;
     let builder = Filter::builder()
