@@ -36,6 +36,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
             "catalog",
             "plan",
             "filter",
+            "replay",
             "delta",
             "diff_archive",
         ],

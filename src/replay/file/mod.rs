@@ -1,0 +1,20 @@
+//! Compressed files as plain form and decisions.
+//!
+//! A file is a row of parts: bytes as they are, xz streams and zstd frames. [`PartReader`] takes it
+//! apart, [`DecisionWriter`] records the decisions of one or several files, and [`DecisionReader`]
+//! makes the same files again.
+
+mod coder;
+mod error;
+mod input;
+mod new_text;
+mod old_file;
+mod plain_reader;
+mod reader;
+mod step_models;
+
+pub use coder::{DecisionReader, DecisionWriter, Recorded};
+pub use error::{FileRefusal, FileOpenError, ReplayError, RecordError};
+pub use old_file::OldFile;
+pub use plain_reader::PlainReader;
+pub use reader::{OpenLimits, PartReader, FileStep, Forms};

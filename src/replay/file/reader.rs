@@ -1,0 +1,276 @@
+//! Takes files apart, step by step.
+
+use std::io::{BufRead, Read};
+
+use super::error::{FileRefusal, FileOpenError};
+use super::input::PeekInput;
+use crate::replay::{Packet, Window, xz, zstd};
+
+/// Largest piece of bytes as they are, in one step.
+const PIECE: usize = 64 << 10;
+/// Bytes that decide which part begins.
+const AHEAD: usize = 1 << 10;
+/// Size of a cpio header, without name and padding.
+const CPIO_HEADER: usize = 110;
+
+const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
+const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
+/// Magic of a skippable frame: its first byte is 0x50 to 0x5f.
+const SKIPPABLE_MAGIC: &[u8] = b"\x2a\x4d\x18";
+
+/// Limits on the files that are taken apart.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenLimits {
+    /// Largest dictionary of a part, in bytes: it is held in memory.
+    pub dictionary: u64,
+    /// Largest plain form, in bytes; less than 4 GiB.
+    pub plain: u64,
+}
+
+/// Compressed forms that occur in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    pub xz: bool,
+    pub zstd: bool,
+}
+
+/// A step through a file. Plain content and packets of a step are appended to the buffers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileStep {
+    /// Bytes of the plain form that are in the file as they are.
+    Raw { length: u32 },
+    XzStart(xz::StreamHead),
+    Xz(xz::XzStep),
+    FrameStart(zstd::FrameHead),
+    Block(zstd::BlockHead),
+    FrameEnd(Option<zstd::Checksum>),
+}
+
+/// Reads a file as plain form and decisions.
+pub struct PartReader<R> {
+    place: Place<R>,
+    limits: OpenLimits,
+    forms: Forms,
+    /// Bytes of the plain form so far.
+    length: u64,
+    /// Size of the dictionary of the current part, in bytes.
+    dictionary: u64,
+}
+
+enum Place<R> {
+    /// Before a part.
+    Between(PeekInput<R>),
+    /// Inside bytes as they are.
+    Raw { input: PeekInput<R>, left: u64 },
+    Xz(xz::XzReader<PeekInput<R>>),
+    Frame(zstd::FrameReader<PeekInput<R>>),
+    /// At the end, or after an error.
+    Ended,
+}
+
+/// The part that begins at a place.
+enum Part {
+    Raw { length: u64 },
+    Xz,
+    Frame,
+    End,
+}
+
+impl<R: Read> PartReader<R> {
+    /// Prepares to read a file from its beginning.
+    pub fn new(input: R, limits: OpenLimits) -> Self {
+        PartReader {
+            place: Place::Between(PeekInput::new(input)),
+            limits,
+            forms: Forms::default(),
+            length: 0,
+            dictionary: 0,
+        }
+    }
+
+    /// Size of the dictionary of the current part in bytes: so much plain content must be held.
+    pub fn dictionary(&self) -> usize {
+        usize::try_from(self.dictionary).unwrap_or(usize::MAX)
+    }
+
+    /// The forms that occurred so far.
+    pub fn forms(&self) -> Forms {
+        self.forms
+    }
+
+    /// Reads the next step; `None` at the end of the file.
+    ///
+    /// The content of the step is appended to `plain`, which must hold the last
+    /// [`dictionary`](Self::dictionary) bytes, and its packets to `packets`.
+    pub fn read_step(
+        &mut self,
+        plain: &mut Window,
+        packets: &mut Vec<Packet>,
+    ) -> Result<Option<FileStep>, FileOpenError> {
+        let before = plain.end();
+        let step = self.advance(plain, packets)?;
+        self.length += plain.end() - before;
+        if self.length > self.limits.plain {
+            return Err(FileRefusal::TooLarge(self.limits.plain).into());
+        }
+        Ok(step)
+    }
+
+    fn advance(
+        &mut self,
+        plain: &mut Window,
+        packets: &mut Vec<Packet>,
+    ) -> Result<Option<FileStep>, FileOpenError> {
+        match std::mem::replace(&mut self.place, Place::Ended) {
+            Place::Ended => Ok(None),
+            Place::Between(input) => self.begin_part(input, plain),
+            Place::Raw { input, left } => self.read_raw(input, left, plain),
+            Place::Xz(mut reader) => {
+                let step = reader.read_step(plain, packets).map_err(FileOpenError::Xz)?;
+                match &step {
+                    None | Some(xz::XzStep::StreamEnd) => {
+                        self.place = Place::Between(reader.into_input());
+                    }
+                    Some(step) => {
+                        if let xz::XzStep::BlockStart(head) = step {
+                            self.dictionary = head.dictionary_size().into();
+                        }
+                        self.place = Place::Xz(reader);
+                    }
+                }
+                Ok(step.map(FileStep::Xz))
+            }
+            Place::Frame(mut reader) => {
+                let block = reader.next_block(plain, packets).map_err(FileOpenError::Zstd)?;
+                match block {
+                    None => {
+                        let checksum = reader.checksum();
+                        self.place = Place::Between(reader.into_input());
+                        Ok(Some(FileStep::FrameEnd(checksum)))
+                    }
+                    Some(head) => {
+                        self.place = Place::Frame(reader);
+                        Ok(Some(FileStep::Block(head)))
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin_part(
+        &mut self,
+        mut input: PeekInput<R>,
+        plain: &mut Window,
+    ) -> Result<Option<FileStep>, FileOpenError> {
+        let is_first = input.offset() == 0;
+        match recognize(input.peek(AHEAD)?, is_first) {
+            Part::End if self.forms == Forms::default() => Err(FileRefusal::NoPart.into()),
+            Part::End => Ok(None),
+            Part::Raw { length: u64::MAX } if self.forms == Forms::default() => {
+                Err(FileRefusal::NoPart.into())
+            }
+            Part::Raw { length } => self.read_raw(input, length, plain),
+            Part::Xz => {
+                self.forms.xz = true;
+                let limits = xz::XzLimits { dictionary: self.limits.dictionary };
+                let reader = xz::XzReader::open(input, limits).map_err(FileOpenError::Xz)?;
+                let head = reader.head();
+                self.place = Place::Xz(reader);
+                Ok(Some(FileStep::XzStart(head)))
+            }
+            Part::Frame => {
+                self.forms.zstd = true;
+                let limits = zstd::FrameLimits { window: self.limits.dictionary };
+                let reader = zstd::FrameReader::open(input, limits).map_err(FileOpenError::Zstd)?;
+                self.dictionary = reader.head().window();
+                let head = reader.head().clone();
+                self.place = Place::Frame(reader);
+                Ok(Some(FileStep::FrameStart(head)))
+            }
+        }
+    }
+
+    /// Reads a piece of at most `left` bytes as they are.
+    fn read_raw(
+        &mut self,
+        mut input: PeekInput<R>,
+        left: u64,
+        plain: &mut Window,
+    ) -> Result<Option<FileStep>, FileOpenError> {
+        let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        let bytes = input.peek(most)?;
+        let length = bytes.len().min(most);
+        if length == 0 {
+            return match self.forms {
+                Forms { xz: false, zstd: false } => Err(FileRefusal::NoPart.into()),
+                _ => Ok(None),
+            };
+        }
+
+        plain.push(&bytes[..length]);
+        input.consume(length);
+        let left = left.saturating_sub(length as u64);
+        self.place =
+            if left == 0 { Place::Between(input) } else { Place::Raw { input, left } };
+        Ok(Some(FileStep::Raw { length: length as u32 }))
+    }
+}
+
+/// The part that begins with `ahead`.
+fn recognize(ahead: &[u8], is_first: bool) -> Part {
+    if ahead.is_empty() {
+        return Part::End;
+    }
+    if ahead.starts_with(XZ_MAGIC) {
+        return Part::Xz;
+    }
+    if ahead.starts_with(ZSTD_MAGIC) {
+        return Part::Frame;
+    }
+
+    let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
+    let raw = if is_first { kernel_payload_offset(ahead) } else { None };
+    let raw = raw.or_else(|| cpio_entry_length(ahead)).or_else(|| skippable_length(ahead));
+    match raw {
+        Some(length) => Part::Raw { length },
+        None if zeros > 0 && !is_first => Part::Raw { length: zeros as u64 },
+        None => Part::Raw { length: u64::MAX },
+    }
+}
+
+/// Offset of the compressed kernel in an x86 boot image (`Documentation/arch/x86/boot.rst`).
+fn kernel_payload_offset(image: &[u8]) -> Option<u64> {
+    const SECTOR: u64 = 512;
+    let number = |at: usize| Some(u32::from_le_bytes(*image.get(at..)?.first_chunk()?));
+    if image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    // A count of 0 means 4.
+    let sectors = match *image.get(0x1f1)? {
+        0 => 4,
+        count => u64::from(count),
+    };
+    let offset = (sectors + 1) * SECTOR + u64::from(number(0x248)?);
+    (number(0x24c)? > 0).then_some(offset)
+}
+
+/// Length of the cpio entry (newc) that begins here: header, name, content and padding.
+fn cpio_entry_length(bytes: &[u8]) -> Option<u64> {
+    let header = bytes.get(..CPIO_HEADER)?;
+    if !header.starts_with(b"070701") && !header.starts_with(b"070702") {
+        return None;
+    }
+    let number = |at: usize| {
+        let digits = std::str::from_utf8(header.get(6 + at * 8..14 + at * 8)?).ok()?;
+        u64::from_str_radix(digits, 16).ok()
+    };
+    let name_end = (CPIO_HEADER as u64 + number(11)?).next_multiple_of(4);
+    Some((name_end + number(6)?).next_multiple_of(4))
+}
+
+/// Length of a skippable frame of zstd.
+fn skippable_length(bytes: &[u8]) -> Option<u64> {
+    let (magic, size) = (bytes.get(..4)?, bytes.get(4..8)?.first_chunk()?);
+    (magic[0] & 0xf0 == 0x50 && magic[1..] == *SKIPPABLE_MAGIC)
+        .then(|| 8 + u64::from(u32::from_le_bytes(*size)))
+}

@@ -1,0 +1,18 @@
+//! Compressed files as plain content and coding decisions, from which the same bytes are made.
+//!
+//! A compressor of the LZ77 family chooses literals and matches, and then codes them. The choice
+//! differs between programs, versions and settings; the coding is fixed by the format. So the
+//! compressed bytes follow from the plain content and the decisions, whatever program made them.
+
+mod packet;
+pub mod file;
+pub mod prediction;
+pub mod range_coder;
+mod text_view;
+mod window;
+pub mod xz;
+pub mod zstd;
+
+pub use packet::{Packet, PacketKind};
+pub use text_view::TextView;
+pub use window::Window;
