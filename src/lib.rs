@@ -13,7 +13,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 words | [`acl`], [`printable`], [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
-//! | 1 rules | [`report`], [`cancel`], [`signature`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`replay`], [`delta`], [`diff_archive`] |
+//! | 1 rules | [`report`], [`cancel`], [`replay`], [`signature`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
 //! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`signing`], [`publish`] |

@@ -31,12 +31,12 @@ const LAYERS: [(&str, &[&str]); 7] = [
         &[
             "report",
             "cancel",
+            "replay",
             "signature",
             "manifest",
             "catalog",
             "plan",
             "filter",
-            "replay",
             "delta",
             "diff_archive",
         ],

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::image::{ImageName, Layer, LayerKind};
+use crate::replay::file::REPLAY_NEEDS;
 
 pub use error::{CatalogError, CatalogFault, GenerationWordError};
 pub use head::{HEAD_FILE, Head, MAX_HEAD, Rollout, Version};
@@ -38,7 +39,7 @@ pub const MAX_SERIAL_STEP: u64 = 100_000;
 /// Digits of a file's own digest in its name; two files never share 128 bits by accident.
 const DIGITS_IN_NAME: usize = 32;
 /// Abilities of a reader that archives can require, and that this program has.
-const KNOWN_NEEDS: &[&str] = &[];
+const KNOWN_NEEDS: &[&str] = &REPLAY_NEEDS;
 
 /// The publishes and archives of an image or an override, or the file of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

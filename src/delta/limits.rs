@@ -5,8 +5,8 @@
 
 /// Largest content that is built in memory; a larger one is built as a stream.
 pub const MAX_CONTENT: u64 = 48 << 20;
-/// Largest source, and largest output, of a group: one large content fills a group.
-pub const MAX_GROUP: u64 = MAX_CONTENT;
+/// Largest source, and largest output, of a group: the plain form of a kernel fills a group.
+pub const MAX_GROUP: u64 = 56 << 20;
 /// Largest patch, because a larger one saves too little for the memory that it takes.
 pub const MAX_PATCH: u64 = 24 << 20;
 

@@ -35,6 +35,7 @@ pub use kind::Kind;
 pub use limits::{GROUP_OUTPUT, GROUP_SOURCE, MAX_CONTENT, MAX_DEPTH, MAX_GROUP, MAX_PATCH};
 pub use matching::{
     CompressedPair, ContentClass, MatchedPairs, Matching, PairGroup, is_compressed_name,
+    is_replayed_name,
 };
 pub use segments::{Segments, encode_segments, segments_memory};
 pub use sketch::Sketch;
@@ -48,6 +49,11 @@ pub fn encode(kind: Kind, source: &[u8], output: &[u8], effort: Effort) -> io::R
         Kind::Operations => operations::encode(source, output, effort.delta_level()),
         Kind::Segments | Kind::Copies => Err(io::ErrorKind::Unsupported.into()),
     }
+}
+
+/// Computes a patch of the kind `operations`, compressed at a level of zstd.
+pub fn encode_operations(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    operations::encode(source, output, level)
 }
 
 /// Decodes a patch of the kind `prefix` or `operations`; `output` is replaced by exactly `length`

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::manifest::ManifestError;
 use crate::printable::one_line;
+use crate::replay::file::ReplayError;
 use crate::tree_path::TreePath;
 
 /// Reason why an archive cannot be used.
@@ -257,6 +258,8 @@ pub enum GroupDefect {
     NotStreamable,
     /// The kind `segments` with several sources.
     SeveralSources,
+    /// Replayed targets without a decision stream, or the other way round.
+    Decisions,
 }
 
 impl fmt::Display for GroupDefect {
@@ -266,6 +269,7 @@ impl fmt::Display for GroupDefect {
             GroupDefect::TooLarge => "is larger than the format allows",
             GroupDefect::NotStreamable => "cannot be decoded as a stream",
             GroupDefect::SeveralSources => "has more than one source",
+            GroupDefect::Decisions => "has not the decision stream that its targets need",
         })
     }
 }
@@ -279,6 +283,9 @@ pub enum PatchFault {
     /// A gzip file cannot be rebuilt.
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
+    /// A compressed file cannot be rebuilt from its decisions.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// A source or the patch cannot be read.
     #[error("{0}")]
     Read(#[from] io::Error),

@@ -3,11 +3,13 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::error::{ArchiveError, GroupDefect, PatchFault};
+use super::old_files::OldFiles;
 use super::rebuild_reader::RebuildReader;
 use super::sources::Sources;
 use crate::delta::gzip;
 use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, ReadAt, Segments};
 use crate::digest::Digest;
+use crate::replay::file::{DecisionReader, Forms, NewText};
 use crate::tree_path::TreePath;
 
 /// Contents that one patch builds.
@@ -17,8 +19,10 @@ pub struct DeltaGroup {
     pub number: u64,
     /// Kind of the patch.
     pub kind: Kind,
-    /// Length of the patch in bytes.
+    /// Length of the patch in bytes, with its decision stream.
     pub patch_length: u64,
+    /// Length of the decision stream at the end of the patch; 0 if there is none.
+    pub decisions: u64,
     /// Contents that the patch needs: of the base; for the kind `copies`, of base or target.
     pub sources: Vec<GroupSource>,
     /// Contents that the patch yields, in the order of its output.
@@ -34,8 +38,26 @@ pub struct GroupSource {
     pub size: u64,
     /// Probable path; a hint, the digest decides.
     pub path: TreePath,
-    /// Length of the plain form, if the patch needs that.
-    pub plain: Option<u64>,
+    /// The plain form, if the patch needs that.
+    pub plain: Option<PlainForm>,
+}
+
+/// The plain form of a compressed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainForm {
+    /// Length in bytes.
+    pub length: u64,
+    /// Container that it is read from.
+    pub container: Container,
+}
+
+/// Container of a plain form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// A gzip file.
+    Gzip,
+    /// A file with parts of these forms, whose decisions the patch may use too.
+    Replayed(Forms),
 }
 
 /// A content that a patch yields.
@@ -45,8 +67,17 @@ pub struct GroupTarget {
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
-    /// Set if the patch yields the parts of a gzip file, which is rebuilt from them.
-    pub gzip: Option<GzipParts>,
+    /// Set if the patch yields the parts of a compressed file, which is rebuilt from them.
+    pub rebuilt: Option<RebuiltParts>,
+}
+
+/// Parts of a compressed file in the output of a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RebuiltParts {
+    /// Those of a gzip file.
+    Gzip(GzipParts),
+    /// The plain form of a file with parts of these forms; the decision stream has the rest.
+    Replayed(PlainForm),
 }
 
 /// Lengths of the parts of a gzip file in the output of a patch.
@@ -65,10 +96,27 @@ pub struct Workspace {
     output: Vec<u8>,
 }
 
+/// The output of a patch for one target.
+enum PatchOutput<'f> {
+    Held(&'f [u8]),
+    Streamed(Box<dyn BufRead + 'f>),
+}
+
+impl<'f> PatchOutput<'f> {
+    fn into_reader(self) -> Box<dyn BufRead + 'f> {
+        match self {
+            PatchOutput::Held(bytes) => Box::new(bytes),
+            PatchOutput::Streamed(reader) => reader,
+        }
+    }
+}
+
 /// Size of the read buffer for copied pieces.
 const COPY_BUFFER: usize = 64 << 10;
 /// Capacity that a workspace retains: enough for usual groups.
 const RETAINED: usize = 3 << 20;
+/// Memory in bytes for decisions of a large file: windows, match finder and probabilities.
+const REPLAY_MEMORY: u64 = 32 << 20;
 
 impl Workspace {
     /// Frees memory that only an unusual group needs.
@@ -83,14 +131,23 @@ impl Workspace {
 impl GroupSource {
     /// Length of the form that the patch needs.
     pub fn length(&self) -> u64 {
-        self.plain.unwrap_or(self.size)
+        self.plain.map_or(self.size, |plain| plain.length)
     }
 }
 
 impl GroupTarget {
     /// Length of the form that the patch yields.
     pub fn length(&self) -> u64 {
-        self.gzip.map_or(self.size, |gzip| gzip.corrections.saturating_add(gzip.plain))
+        match self.rebuilt {
+            None => self.size,
+            Some(RebuiltParts::Gzip(gzip)) => gzip.corrections.saturating_add(gzip.plain),
+            Some(RebuiltParts::Replayed(plain)) => plain.length,
+        }
+    }
+
+    /// Whether it is rebuilt by the decision stream.
+    fn is_replayed(&self) -> bool {
+        matches!(self.rebuilt, Some(RebuiltParts::Replayed(_)))
     }
 }
 
@@ -104,15 +161,25 @@ impl DeltaGroup {
         let output = self.targets.iter().map(GroupTarget::length).try_fold(0, u64::checked_add);
         let source = self.sources.iter().map(GroupSource::length).try_fold(0, u64::checked_add);
         let has_long_corrections = self.targets.iter().any(|target| {
-            target.gzip.is_some_and(|gzip| gzip.corrections > gzip::MAX_CORRECTIONS as u64)
+            matches!(target.rebuilt, Some(RebuiltParts::Gzip(gzip))
+                if gzip.corrections > gzip::MAX_CORRECTIONS as u64)
         });
         if self.patch_length > MAX_PATCH || output.is_none() || has_long_corrections {
             return Some(GroupDefect::TooLarge);
         }
+        let has_replayed = self.targets.iter().any(GroupTarget::is_replayed);
+        if self.decisions > self.patch_length || has_replayed != (self.decisions > 0) {
+            return Some(GroupDefect::Decisions);
+        }
 
         if self.kind.is_streamed() {
-            let has_plain = self.sources.iter().any(|source| source.plain.is_some());
-            if self.targets.len() > 1 || has_plain {
+            // Plain forms of replayed files serve the decision stream alone.
+            let needs_plain = self
+                .sources
+                .iter()
+                .filter_map(|source| source.plain)
+                .any(|plain| plain.container == Container::Gzip || !has_replayed);
+            if self.targets.len() > 1 || needs_plain {
                 return Some(GroupDefect::NotStreamable);
             }
             if self.kind == Kind::Segments && self.sources.len() > 1 {
@@ -137,7 +204,22 @@ impl DeltaGroup {
                 .chain(self.targets.iter().map(GroupTarget::length))
                 .sum(),
         };
-        (patch.len() as u64).saturating_add(buffers)
+        let replay = match self.decisions {
+            0 => 0,
+            _ => self.sources.iter().map(|source| source.length() * 2).sum::<u64>(),
+        };
+        (patch.len() as u64).saturating_add(buffers).saturating_add(replay.min(REPLAY_MEMORY))
+    }
+
+    /// Forms of its files that a decision stream replays.
+    pub fn replayed_forms(&self) -> Forms {
+        self.targets.iter().fold(Forms::default(), |forms, target| match target.rebuilt {
+            Some(RebuiltParts::Replayed(PlainForm {
+                container: Container::Replayed(more),
+                ..
+            })) => forms.union(more),
+            _ => forms,
+        })
     }
 
     /// Decodes `patch` and passes each target's content to `take`, in order.
@@ -168,7 +250,9 @@ impl DeltaGroup {
         mut take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let Workspace { source, output } = workspace;
-        self.read_sources(sources, source)?;
+        let (patch, mut stream) = self.split_decisions(patch)?;
+        let mut old_files = OldFiles::new(self, sources);
+        self.read_sources(sources, source, &mut old_files)?;
         let length = self.targets.iter().map(GroupTarget::length).sum();
         delta::decode(self.kind, source, patch, length, output)
             .map_err(|error| self.unusable(error))?;
@@ -184,7 +268,8 @@ impl DeltaGroup {
             let length = usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len());
             let (form, after) = rest.split_at(length);
             rest = after;
-            self.pass_target(target, form, &mut take)?;
+            let form = PatchOutput::Held(form);
+            self.pass_target(target, form, (&mut stream, &mut old_files), &mut take)?;
         }
         Ok(())
     }
@@ -196,34 +281,68 @@ impl DeltaGroup {
         workspace: &mut Workspace,
         mut take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (patch, mut stream) = self.split_decisions(patch)?;
+        let mut old_files = OldFiles::new(self, sources);
         for target in &self.targets {
+            let replay = (&mut stream, &mut old_files);
             if self.kind == Kind::Segments {
                 let old = self.open_source(sources, 0).map_err(|error| self.unusable(error))?;
                 let buffers = (&mut workspace.source, &mut workspace.output);
                 let segments = Segments::new(patch, target.length(), old, buffers);
-                self.pass_target(target, segments, &mut take)?;
+                let form = PatchOutput::Streamed(Box::new(segments));
+                self.pass_target(target, form, replay, &mut take)?;
             } else {
                 let copies =
                     Copies::new(patch, target.length(), |number| self.open_source(sources, number))
                         .map_err(|error| self.unusable(error))?;
                 let form = BufReader::with_capacity(COPY_BUFFER, copies);
-                self.pass_target(target, form, &mut take)?;
+                let form = PatchOutput::Streamed(Box::new(form));
+                self.pass_target(target, form, replay, &mut take)?;
             }
         }
         Ok(())
+    }
+
+    /// The patch without its decision stream, and a reader of that.
+    fn split_decisions<'p>(
+        &self,
+        patch: &'p [u8],
+    ) -> Result<(&'p [u8], Option<DecisionReader<'p>>), ArchiveError> {
+        let decisions = usize::try_from(self.decisions).unwrap_or(usize::MAX);
+        let at = patch.len().checked_sub(decisions).ok_or(ArchiveError::CutOff)?;
+        let (patch, decisions) = patch.split_at(at);
+        let stream = (!decisions.is_empty()).then(|| DecisionReader::new(decisions)).transpose();
+        Ok((patch, stream.map_err(|error| self.unusable(error))?))
     }
 
     /// Passes one target's content, made of its `form`, to `take`.
     fn pass_target<E: From<ArchiveError>>(
         &self,
         target: &GroupTarget,
-        mut form: impl BufRead,
+        form: PatchOutput<'_>,
+        (stream, old_files): (&mut Option<DecisionReader<'_>>, &mut OldFiles<'_>),
         take: &mut impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(GzipParts { corrections: length, .. }) = target.gzip else {
-            return take(target, &mut form);
+        let GzipParts { corrections: length, .. } = match target.rebuilt {
+            None => return take(target, &mut *form.into_reader()),
+            Some(RebuiltParts::Gzip(parts)) => parts,
+            Some(RebuiltParts::Replayed(PlainForm { length, .. })) => {
+                let Some(stream) = stream else { return Err(ArchiveError::CutOff.into()) };
+                let old = stream.old_file().map(|number| old_files.get(number)).transpose()?;
+                let plain = match form {
+                    PatchOutput::Held(plain) => NewText::Held(plain),
+                    PatchOutput::Streamed(plain) => NewText::read(plain, length),
+                };
+                let mut rebuilt = stream.rebuild(plain, old, target.size);
+                take(target, &mut rebuilt)?;
+
+                // The decisions of the next target follow the last ones of this one.
+                io::copy(&mut rebuilt, &mut io::sink()).map_err(|error| self.unusable(error))?;
+                return Ok(());
+            }
         };
 
+        let mut form = form.into_reader();
         let mut corrections = Vec::new();
         form.by_ref()
             .take(length.min(gzip::MAX_CORRECTIONS as u64))
@@ -247,18 +366,25 @@ impl DeltaGroup {
     }
 
     /// Replaces `all` by the forms of the sources, concatenated (clause 2 of the delta format).
-    fn read_sources(&self, sources: &dyn Sources, all: &mut Vec<u8>) -> Result<(), ArchiveError> {
+    ///
+    /// Decisions of replayed sources are added to `old_files`.
+    fn read_sources(
+        &self,
+        sources: &dyn Sources,
+        all: &mut Vec<u8>,
+        old_files: &mut OldFiles<'_>,
+    ) -> Result<(), ArchiveError> {
         let length: u64 = self.sources.iter().map(GroupSource::length).sum();
         all.clear();
         // The listing was checked: a larger group was refused.
         all.reserve_exact(usize::try_from(length.min(MAX_GROUP)).unwrap_or(0));
 
-        for source in &self.sources {
+        for (number, source) in (0..).zip(&self.sources) {
             let GroupSource { digest, size, path, plain } = source;
             let missing = || self.unusable(PatchFault::MissingSource(path.clone()));
             let before = all.len() as u64;
 
-            let Some(length) = plain else {
+            let Some(PlainForm { length, container }) = plain else {
                 if !sources.append(digest, *size, path, all)? || all.len() as u64 - before != *size
                 {
                     return Err(missing());
@@ -266,13 +392,18 @@ impl DeltaGroup {
                 continue;
             };
 
-            let bytes = sources
-                .read(digest, *size, path)?
-                .filter(|bytes| bytes.len() as u64 == *size)
-                .ok_or_else(missing)?;
-            gzip::gunzip(&bytes[..], *length)
-                .read_to_end(all)
-                .map_err(|error| self.unusable(error))?;
+            match container {
+                Container::Replayed(_) => old_files.append_plain(number, all)?,
+                Container::Gzip => {
+                    let bytes = sources
+                        .read(digest, *size, path)?
+                        .filter(|bytes| bytes.len() as u64 == *size)
+                        .ok_or_else(missing)?;
+                    gzip::gunzip(&bytes[..], *length)
+                        .read_to_end(all)
+                        .map_err(|error| self.unusable(error))?;
+                }
+            }
             if all.len() as u64 - before != *length {
                 return Err(self.unusable(PatchFault::OtherSource(path.clone())));
             }

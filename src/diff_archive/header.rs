@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{DeltaMode, ListingParts};
 use super::error::{ArchiveError, ListingDefect};
+use super::group::{DeltaGroup, RebuiltParts};
 use super::limits::FORMAT;
 use super::member::{AclRecords, has_acl, link_target};
 use crate::delta::REBUILD_RATE;
@@ -16,6 +17,7 @@ use crate::entry::Entry;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
 use crate::manifest::write_path;
+use crate::replay::file::Forms;
 use crate::tree_path::TreePath;
 
 /// Least space of a file or a directory: a block of the usual filesystems.
@@ -51,7 +53,10 @@ pub struct Header {
     pub whole_bytes: u64,
     /// Bytes of all patches.
     pub patch_bytes: u64,
-    /// Number of gzip files that a node rebuilds.
+    /// Abilities that a reader needs, in the order of [`REPLAY_NEEDS`](crate::replay::file::REPLAY_NEEDS).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+    /// Number of compressed files that a node rebuilds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuilt: u64,
     /// Bytes of their plain forms.
@@ -102,16 +107,21 @@ impl Header {
             whole: 0,
             whole_bytes: 0,
             patch_bytes: groups.iter().fold(0, |sum, group| sum.saturating_add(group.patch_length)),
+            needs: needs_of(groups),
             rebuilt: 0,
             rebuilt_bytes: 0,
             rebuild_ms: 0,
             room: space_needed(&parts.changed),
         };
 
-        for gzip in groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.gzip)
-        {
+        let targets = groups.iter().flat_map(|group| &group.targets);
+        for rebuilt in targets.filter_map(|target| target.rebuilt) {
+            let plain = match rebuilt {
+                RebuiltParts::Gzip(gzip) => gzip.plain,
+                RebuiltParts::Replayed(plain) => plain.length,
+            };
             header.rebuilt += 1;
-            header.rebuilt_bytes = header.rebuilt_bytes.saturating_add(gzip.plain);
+            header.rebuilt_bytes = header.rebuilt_bytes.saturating_add(plain);
         }
         for at in whole {
             let size = parts.changed[*at as usize].file().map_or(0, |(size, _)| size);
@@ -131,7 +141,7 @@ impl Header {
         if self.acls { AclRecords::Written } else { AclRecords::Omitted }
     }
 
-    /// Estimated rebuild time of gzip files, in seconds of one processor.
+    /// Estimated rebuild time of compressed files, in seconds of one processor.
     pub fn rebuild_seconds(&self) -> f64 {
         match self.rebuild_ms {
             // An old archive without this count.
@@ -157,6 +167,12 @@ impl Header {
     pub(super) fn to_toml(&self) -> Result<String, ArchiveError> {
         Ok(toml::to_string(self).map_err(ListingDefect::from)?)
     }
+}
+
+/// Abilities that a reader of an archive with these groups needs.
+pub fn needs_of(groups: &[DeltaGroup]) -> Vec<String> {
+    let forms = groups.iter().map(DeltaGroup::replayed_forms).fold(Forms::default(), Forms::union);
+    forms.needs().map(str::to_owned).collect()
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -11,7 +11,7 @@
 //! | `compression.rs`, `frame_table.rs`, `frames.rs`, `frame_head.rs` | frames, the only decoder |
 //! | `member.rs`, `frame_writer.rs`, `write.rs` | members, the file |
 //! | `tar_input.rs`, `read.rs`, `verify.rs` | reading and verification |
-//! | `group.rs`, `rebuild_reader.rs` | targets of a patch |
+//! | `group.rs`, `old_files.rs`, `rebuild_reader.rs` | targets of a patch |
 //! | `content_index.rs` | location of each content |
 //!
 #![doc = include_str!("format.md")]
@@ -30,6 +30,7 @@ mod header;
 mod limits;
 mod listing;
 mod member;
+mod old_files;
 mod read;
 mod rebuild_reader;
 mod similarity;
@@ -49,8 +50,10 @@ pub use error::{
 pub use frame_head::{FrameHead, FramedFile};
 pub use frame_table::FrameTable;
 pub use frames::{VerifiedFrames, decoded_frames};
-pub use group::{DeltaGroup, GroupSource, GroupTarget, GzipParts, Workspace};
-pub use header::{Header, SpaceNeeded};
+pub use group::{
+    Container, DeltaGroup, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts, Workspace,
+};
+pub use header::{Header, SpaceNeeded, needs_of};
 pub use limits::{ArchiveLimits, FORMAT, MAX_FRAME_HEAD, MAX_RAW_FRAME};
 pub use listing::Listing;
 pub use read::{ArchiveMember, FullReader, Reader, read_listing};

@@ -31,12 +31,12 @@ fn sketch_prefix(content: impl Read, size: u64) -> Option<Sketch> {
 }
 
 /// Reads a file from an offset on.
-pub(super) struct SequentialReader<'f> {
-    pub file: &'f dyn ReadAt,
+pub(super) struct SequentialReader<F> {
+    pub file: F,
     pub at: u64,
 }
 
-impl Read for SequentialReader<'_> {
+impl<F: ReadAt> Read for SequentialReader<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read_at(buffer, self.at)?;
         self.at = self.at.saturating_add(n as u64);

@@ -5,7 +5,9 @@ use std::io::{BufRead, Read};
 use crate::delta::Kind;
 use crate::diff_archive::changes::KnownContent;
 use crate::diff_archive::error::{ArchiveError, ListingDefect};
-use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts};
+use crate::diff_archive::group::{
+    Container, DeltaGroup, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
+};
 use crate::digest::Digest;
 use crate::manifest;
 use crate::tree_path::TreePath;
@@ -21,24 +23,36 @@ pub(super) fn write_sources(known: &[KnownContent], groups: &[DeltaGroup]) -> Ve
     }
 
     for group in groups {
-        let DeltaGroup { number, kind, patch_length, .. } = group;
-        match kind {
-            Kind::Prefix => write_line(&mut text, &format!("group {number} {patch_length}")),
-            _ => write_line(&mut text, &format!("group {number} {patch_length} {kind}")),
+        let DeltaGroup { number, kind, patch_length, decisions, .. } = group;
+        match (kind, decisions) {
+            (Kind::Prefix, 0) => write_line(&mut text, &format!("group {number} {patch_length}")),
+            (_, 0) => write_line(&mut text, &format!("group {number} {patch_length} {kind}")),
+            _ => {
+                write_line(&mut text, &format!("group {number} {patch_length} {kind} {decisions}"))
+            }
         }
 
         for GroupSource { digest, size, path, plain } in &group.sources {
             let words = match plain {
                 None => format!("from {digest} {size}"),
-                Some(plain) => format!("gunzip {plain} {digest} {size}"),
+                Some(PlainForm { length, container: Container::Gzip }) => {
+                    format!("gunzip {length} {digest} {size}")
+                }
+                Some(PlainForm { length, container: Container::Replayed(forms) }) => {
+                    format!("open {forms} {length} {digest} {size}")
+                }
             };
             write_path_line(&mut text, &words, path);
         }
-        for GroupTarget { digest, size, gzip } in &group.targets {
-            let words = match gzip {
+        for GroupTarget { digest, size, rebuilt } in &group.targets {
+            let words = match rebuilt {
                 None => format!("to {digest} {size}"),
-                Some(GzipParts { corrections, plain }) => {
+                Some(RebuiltParts::Gzip(GzipParts { corrections, plain })) => {
                     format!("gzip {corrections} {plain} {digest} {size}")
+                }
+                Some(RebuiltParts::Replayed(PlainForm { length, container })) => {
+                    let Container::Replayed(forms) = container else { continue };
+                    format!("replay {forms} {length} {digest} {size}")
                 }
             };
             write_line(&mut text, &words);
@@ -91,15 +105,24 @@ fn parse_line(
             group.sources.push(parse_source(&mut words, None)?);
         }
         (Some(b"gunzip"), Some(group)) if group.targets.is_empty() => {
-            let plain = parse_number(&mut words)?;
+            let length = parse_number(&mut words)?;
+            let plain = PlainForm { length, container: Container::Gzip };
+            group.sources.push(parse_source(&mut words, Some(plain))?);
+        }
+        (Some(b"open"), Some(group)) if group.targets.is_empty() => {
+            let plain = parse_replayed(&mut words)?;
             group.sources.push(parse_source(&mut words, Some(plain))?);
         }
         (Some(b"to"), Some(group)) => group.targets.push(parse_target(&mut words, None)?),
         (Some(b"gzip"), Some(group)) => {
             let corrections = parse_number(&mut words)?;
             let plain = parse_number(&mut words)?;
-            let gzip = Some(GzipParts { corrections, plain });
-            group.targets.push(parse_target(&mut words, gzip)?);
+            let gzip = RebuiltParts::Gzip(GzipParts { corrections, plain });
+            group.targets.push(parse_target(&mut words, Some(gzip))?);
+        }
+        (Some(b"replay"), Some(group)) => {
+            let replayed = RebuiltParts::Replayed(parse_replayed(&mut words)?);
+            group.targets.push(parse_target(&mut words, Some(replayed))?);
         }
         _ => return None,
     }
@@ -113,14 +136,20 @@ fn parse_known(words: LineWords<'_, '_>) -> Option<KnownContent> {
     Some(KnownContent { digest, size, path: manifest::parse_path(words.next()?).ok()? })
 }
 
-fn parse_source(words: LineWords<'_, '_>, plain: Option<u64>) -> Option<GroupSource> {
+/// Forms and length of the plain form of a replayed file.
+fn parse_replayed(words: LineWords<'_, '_>) -> Option<PlainForm> {
+    let forms = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    Some(PlainForm { length: parse_number(words)?, container: Container::Replayed(forms) })
+}
+
+fn parse_source(words: LineWords<'_, '_>, plain: Option<PlainForm>) -> Option<GroupSource> {
     let KnownContent { digest, size, path } = parse_known(words)?;
     Some(GroupSource { digest, size, path, plain })
 }
 
-fn parse_target(words: LineWords<'_, '_>, gzip: Option<GzipParts>) -> Option<GroupTarget> {
+fn parse_target(words: LineWords<'_, '_>, rebuilt: Option<RebuiltParts>) -> Option<GroupTarget> {
     let (digest, size) = parse_content(words)?;
-    Some(GroupTarget { digest, size, gzip })
+    Some(GroupTarget { digest, size, rebuilt })
 }
 
 fn parse_content(words: LineWords<'_, '_>) -> Option<(Digest, u64)> {
@@ -130,14 +159,29 @@ fn parse_content(words: LineWords<'_, '_>) -> Option<(Digest, u64)> {
 
 fn parse_group(words: LineWords<'_, '_>) -> Option<DeltaGroup> {
     let (number, patch_length) = (parse_number(words)?, parse_number(words)?);
+    let mut words = words.peekable();
+    let is_written = words.peek().is_some();
     let kind = match words.next() {
         None => Kind::Prefix,
-        // The kind `prefix` is never written.
-        Some(word) => {
-            std::str::from_utf8(word).ok()?.parse().ok().filter(|kind| *kind != Kind::Prefix)?
-        }
+        Some(word) => std::str::from_utf8(word).ok()?.parse().ok()?,
     };
-    Some(DeltaGroup { number, kind, patch_length, sources: Vec::new(), targets: Vec::new() })
+    let decisions = match words.peek() {
+        None => 0,
+        Some(_) => parse_number(&mut words).filter(|decisions| *decisions > 0)?,
+    };
+    // The kind `prefix` is written only before a length of decisions.
+    if kind == Kind::Prefix && is_written && decisions == 0 {
+        return None;
+    }
+    let group = DeltaGroup {
+        number,
+        kind,
+        patch_length,
+        decisions,
+        sources: Vec::new(),
+        targets: Vec::new(),
+    };
+    Some(group)
 }
 
 /// A decimal number in its only form: no sign, no leading zero.

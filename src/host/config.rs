@@ -70,6 +70,8 @@ pub struct Config {
     pub max_head_age: u32,
     /// Longest time between a download and its installation, in seconds.
     pub staged_max_age: u32,
+    /// Compressed files that are rebuilt at a time; 0: a quarter of the processors.
+    pub rebuild_jobs: u32,
     /// Types of root filesystem that are refused by default, but permitted here.
     pub allow_root_fs: Vec<String>,
     /// Longest delay before a run, in seconds.
@@ -335,6 +337,7 @@ impl Default for Config {
             require_signature: false,
             max_head_age: DEFAULT_MAX_HEAD_AGE,
             staged_max_age: DEFAULT_STAGED_MAX_AGE,
+            rebuild_jobs: 0,
             allow_root_fs: Vec::new(),
             splay: 0,
             syslog: true,

@@ -21,9 +21,49 @@ pub fn lower() {
     unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
 }
 
+/// Lowest priority of this thread, until it is dropped.
+///
+/// Without the right to raise it again (CAP_SYS_NICE) the priority stays low.
+#[must_use]
+pub struct LoweredThread {
+    before: Option<i32>,
+}
+
+impl LoweredThread {
+    /// Gives this thread the lowest priority.
+    pub fn begin() -> Self {
+        // The system call acts on the calling thread (see setpriority(2), C library differences).
+        let before = rustix::process::getpriority_process(None).ok();
+        let _ = rustix::process::setpriority_process(None, LOWEST);
+        LoweredThread { before }
+    }
+}
+
+impl Drop for LoweredThread {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            let _ = rustix::process::setpriority_process(None, before);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lowered_thread_gets_its_priority_back() {
+        std::thread::spawn(|| {
+            let priority = || rustix::process::getpriority_process(None).ok();
+            let before = priority();
+            let lowered = LoweredThread::begin();
+            assert_eq!(priority(), Some(LOWEST));
+            drop(lowered);
+            assert_eq!(priority(), before);
+        })
+        .join()
+        .expect("ends");
+    }
 
     #[test]
     fn thread_has_idle_priority_and_its_threads_inherit_it() {

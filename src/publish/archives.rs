@@ -9,7 +9,8 @@ use crate::delta::{MAX_DEPTH, Matching};
 use crate::diff_archive::content_index::{ContentIndex, IndexRecord};
 use crate::diff_archive::{
     ArchiveError, ArchiveLimits, DeltaGroup, Deltas, DiffInput, FramedFile, WriteError,
-    WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff, write_full,
+    WrittenArchiveInfo, needs_of, pair_by_content, verify_diff, verify_full, write_diff,
+    write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
@@ -240,7 +241,8 @@ impl ArchiveWriter<'_> {
         let digits = FileRef::digits(&sha256);
         let name = repo_path(&format!("{name}-{digits}.{}", compression.extension()));
         let file = FileRef { file: name.clone(), size, sha256 };
-        let archive = Archive { kind, file, first_frame, needs: Vec::new(), torrent: None };
+        let needs = needs_of(&groups);
+        let archive = Archive { kind, file, first_frame, needs, torrent: None };
         let file = NewFile::new(&temporary, name);
         Ok(NewArchive { archive, file, records: index, groups })
     }

@@ -67,6 +67,7 @@ mod tests {
             number: 0,
             kind: Kind::Prefix,
             patch_length: 1,
+            decisions: 0,
             sources: sources
                 .iter()
                 .map(|n: &u8| GroupSource {
@@ -78,7 +79,7 @@ mod tests {
                 .collect(),
             targets: targets
                 .iter()
-                .map(|n: &u8| GroupTarget { digest: digest(*n), size: 1, gzip: None })
+                .map(|n: &u8| GroupTarget { digest: digest(*n), size: 1, rebuilt: None })
                 .collect(),
         }
     }

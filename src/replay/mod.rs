@@ -3,9 +3,17 @@
 //! A compressor of the LZ77 family chooses literals and matches, and then codes them. The choice
 //! differs between programs, versions and settings; the coding is fixed by the format. So the
 //! compressed bytes follow from the plain content and the decisions, whatever program made them.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`xz`], [`zstd`] | readers and writers of each container, by decisions |
+//! | [`prediction`] | decisions of a file, predicted from those of an old one |
+//! | [`file`] | files of several parts, and their decision streams |
+//!
+#![doc = include_str!("format.md")]
 
-mod packet;
 pub mod file;
+mod packet;
 pub mod prediction;
 pub mod range_coder;
 mod text_view;

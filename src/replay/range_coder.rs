@@ -48,7 +48,8 @@ impl AdaptiveBit {
     /// Probability of a zero bit, in units of 2^-16.
     #[inline(always)]
     fn probability(self) -> u32 {
-        (self.0 >> (COUNT_BITS + ADAPTIVE_BITS - CODED_BITS)).clamp(LEAST, (1 << CODED_BITS) - LEAST)
+        (self.0 >> (COUNT_BITS + ADAPTIVE_BITS - CODED_BITS))
+            .clamp(LEAST, (1 << CODED_BITS) - LEAST)
     }
 
     #[inline(always)]

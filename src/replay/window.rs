@@ -82,11 +82,11 @@ impl Window {
 
     /// Forgets bytes before the last `keep`.
     ///
-    /// Memory is moved only if at least as many bytes are forgotten as are kept, so that the cost
+    /// Memory is moved only if a quarter as many bytes are forgotten as are kept, so that the cost
     /// for each byte is constant.
     pub fn forget_before_last(&mut self, keep: usize) {
         let excess = self.bytes.len().saturating_sub(keep);
-        if excess > keep.max(1 << 16) {
+        if excess > (keep / 4).max(1 << 16) {
             self.bytes.drain(..excess);
             self.start += excess as u64;
         }

@@ -140,11 +140,14 @@ pub(super) enum TransactionNotice<'a> {
         name: &'a str,
         fault: &'a ArchiveFault,
     },
-    /// Cost of recompressing files whose diffs are of their plain form.
+    /// Cost of rebuilding compressed files whose diffs are of their plain form.
     Recompression {
         files: u64,
         bytes: u64,
+        /// Seconds of one processor.
         seconds: f64,
+        /// Number of files that are rebuilt at a time.
+        jobs: usize,
     },
     FetchingByDigest {
         contents: usize,
@@ -443,10 +446,11 @@ impl fmt::Display for TransactionNotice<'_> {
         match self {
             N::Strategy(route) => route.fmt(f),
             N::ArchiveUnusable { name, fault } => write!(f, "{name} cannot be used: {fault}"),
-            N::Recompression { files, bytes, seconds } => write!(
+            N::Recompression { files, bytes, seconds, jobs } => write!(
                 f,
                 "recompressing {files} files from {bytes} bytes of plain content: about \
-                 {seconds:.1} s of one processor"
+                 {seconds:.1} s of one processor, {:.1} s with {jobs} at a time",
+                seconds / *jobs as f64
             ),
             N::FetchingByDigest { contents } => {
                 let contents = Count::new(*contents, "content", "contents");

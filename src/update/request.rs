@@ -79,6 +79,8 @@ pub struct UpdateRequest {
     pub step: UpdateStep,
     /// Longest time between a download and its installation.
     pub staged_max_age: Duration,
+    /// Number of compressed files that are rebuilt at a time.
+    pub rebuild_jobs: usize,
 }
 
 /// Part of an update that a run carries out.

@@ -679,6 +679,7 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         forget_seen: false,
         step: UpdateStep::Whole,
         staged_max_age: Duration::from_secs(86_400),
+        rebuild_jobs: 1,
         trust: TrustSettings {
             require_signature: false,
             max_head_age: Duration::from_secs(86_400),

@@ -9,6 +9,7 @@ use std::io::BufReader;
 use rayon::prelude::*;
 
 use crate::apply::stage::live_source::LiveSource;
+use crate::apply::stage::rebuild_slots::RebuildSlots;
 use crate::apply::stage::sparse_copy::CHUNK;
 use crate::apply::stage::unpack::{ArchiveInput, Unpacker, required_contents};
 use crate::apply::stage::{Stage, StageError};
@@ -36,17 +37,20 @@ pub fn from_live(stage: &Stage, live: &LiveSource) -> Result<(), StageError> {
 
 /// Stages the contents of a chain of diffs, first to last.
 ///
-/// Success means that every archive was received completely and verified.
+/// At most `rebuild_jobs` compressed files are rebuilt at a time. Success means that every archive
+/// was received completely and verified.
 pub fn from_chain(
     stage: &Stage,
     live: &LiveSource,
     chain: &[ArchiveInput],
+    rebuild_jobs: usize,
 ) -> Result<(), StageError> {
     let required = required_contents(stage, live, chain);
     let scratch = stage.scratch_dir()?;
+    let slots = &RebuildSlots::new(rebuild_jobs);
 
     for (archive, required) in chain.iter().zip(&required) {
-        Unpacker { stage, live, scratch, archive, required }.run()?;
+        Unpacker { stage, live, scratch, archive, required, slots }.run()?;
     }
     Ok(())
 }

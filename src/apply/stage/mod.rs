@@ -16,6 +16,7 @@ mod downloaded;
 pub mod fill;
 mod live_link;
 pub mod live_source;
+mod rebuild_slots;
 pub mod shortfall;
 pub(super) mod sparse_copy;
 pub mod unpack;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::on_disk::intermediate_name;
 use crate::apply::stage::live_source::{LiveSource, append_exactly};
+use crate::apply::stage::rebuild_slots::RebuildSlots;
 use crate::apply::stage::sparse_copy::{CHUNK, CopyError, copy_sparse};
 use crate::apply::stage::worker_queue::{BoundedQueue, QueueClosed};
 use crate::apply::stage::{Stage, StageError};
@@ -27,7 +28,9 @@ use crate::tree_path::TreePath;
 /// Contents up to this size are staged by the workers; the reader streams larger ones itself.
 const MAX_QUEUED_CONTENT: u64 = 1 << 20;
 /// Bytes in memory at a time, unless one delta group alone has more.
-const QUEUE_LIMIT: u64 = 12 << 20;
+const QUEUE_LIMIT: u64 = 24 << 20;
+/// Workers that unpack and store, at least; more wait for the disk, and each holds memory.
+const MIN_WORKERS: usize = 2;
 
 /// An archive of a chain, which may still be downloading.
 pub struct ArchiveInput<'a> {
@@ -133,6 +136,8 @@ pub(super) struct Unpacker<'a> {
     pub scratch: &'a Root,
     pub archive: &'a ArchiveInput<'a>,
     pub required: &'a Required,
+    /// Permissions to rebuild compressed files.
+    pub slots: &'a RebuildSlots,
 }
 
 /// Work of one worker at a time.
@@ -147,7 +152,7 @@ impl Unpacker<'_> {
     /// Stages the required contents of the archive, and reads the archive to its verified end.
     pub fn run(&self) -> Result<(), StageError> {
         BoundedQueue::run(
-            QUEUE_LIMIT,
+            (QUEUE_LIMIT, MIN_WORKERS.max(self.slots.number())),
             Workspace::default,
             |workspace: &mut Workspace, job| match job {
                 UnpackJob::Content(digest, bytes) => {
@@ -215,6 +220,7 @@ impl Unpacker<'_> {
         workspace: &mut Workspace,
     ) -> Result<(), StageError> {
         let mut node_failure = None;
+        let _slot = (group.decisions > 0).then(|| self.slots.take());
 
         // The result has no more information: each target is either staged or still missing.
         let _: Result<(), ArchiveError> =

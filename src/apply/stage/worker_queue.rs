@@ -7,12 +7,6 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Most workers of a queue.
-///
-/// More do not help: they wait for the disk, and each holds memory. The processors of a node are
-/// for its jobs.
-const MAX_WORKERS: usize = 2;
-
 /// Jobs that were read and are not done.
 pub(in crate::apply) struct BoundedQueue<T, E> {
     state: Mutex<QueueState<T, E>>,
@@ -39,9 +33,9 @@ impl<T: Send, E: Send> BoundedQueue<T, E> {
     /// Runs `read`, which pushes jobs, and `work` on each job, until all are done.
     ///
     /// Each worker has its own value of `tools`. The weights of the jobs in memory are at most
-    /// about `limit`, or one job is alone. Jobs are started in the order in which they were pushed.
+    /// about `limit`, or one job is alone. There are at most `workers` threads besides the reader. Jobs are started in the order in which they were pushed.
     pub fn run<W>(
-        limit: u64,
+        (limit, workers): (u64, usize),
         tools: impl Fn() -> W + Sync,
         work: impl Fn(&mut W, T) -> Result<(), E> + Sync,
         read: impl FnOnce(&Self) -> Result<(), E>,
@@ -64,7 +58,7 @@ impl<T: Send, E: Send> BoundedQueue<T, E> {
                     queue.complete(weight, work(&mut tools, job));
                 }
             };
-            for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS) {
+            for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(workers) {
                 scope.spawn(worker);
             }
 
@@ -168,7 +162,7 @@ mod tests {
             Ok(())
         };
 
-        assert_eq!(BoundedQueue::run(10, || (), work, read), Ok(()));
+        assert_eq!(BoundedQueue::run((10, 2), || (), work, read), Ok(()));
 
         assert_eq!(sum.into_inner(), 35 * 50);
         // One job that is not pushed yet and one that is done but still counted are included.
@@ -182,7 +176,7 @@ mod tests {
             (0..).try_for_each(|job| queue.push(job, 1)).map_err(|QueueClosed| "closed")
         };
 
-        assert_eq!(BoundedQueue::run(4, || (), work, read), Err("seven"));
+        assert_eq!(BoundedQueue::run((4, 2), || (), work, read), Err("seven"));
     }
 
     #[test]
@@ -191,7 +185,10 @@ mod tests {
             queue.push(1, 1).map_err(|QueueClosed| "closed").and(Err("unreadable"))
         };
 
-        assert_eq!(BoundedQueue::run(4, || (), |_: &mut (), _| Ok(()), read), Err("unreadable"));
+        assert_eq!(
+            BoundedQueue::run((4, 2), || (), |_: &mut (), _| Ok(()), read),
+            Err("unreadable")
+        );
     }
 
     #[test]
@@ -211,6 +208,6 @@ mod tests {
             Ok(())
         };
 
-        assert_eq!(BoundedQueue::run(1000, || (), work, read), Ok(()));
+        assert_eq!(BoundedQueue::run((1000, 2), || (), work, read), Ok(()));
     }
 }

@@ -195,7 +195,7 @@ pub struct EffortArgs {
     #[arg(long, value_name = "EFFORT")]
     pub effort: Option<Effort>,
     /// Seconds of processor time that a diff may cost a node for rebuilding compressed files
-    /// [default: 0 with fast, 1 with normal, 60 with best]
+    /// [default: 0 with fast, 45 with normal, 90 with best]
     #[arg(long, value_name = "SECONDS")]
     pub rebuild_seconds: Option<u64>,
     /// Bytes that each of these seconds has to save [default: 1000000]

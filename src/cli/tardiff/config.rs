@@ -122,9 +122,11 @@ impl TardiffConfig {
     pub fn resolve(&self, typed: &EffortArgs) -> EffortSettings {
         let effort = typed.effort.or(self.effort).unwrap_or_default();
         let default = effort.rebuild_limit();
-        let seconds = typed.rebuild_seconds.or(self.rebuild_seconds).unwrap_or(default.seconds);
+        let given = typed.rebuild_seconds.or(self.rebuild_seconds);
+        let seconds = given.unwrap_or(default.seconds);
+        let seconds_of_file = given.unwrap_or(default.seconds_of_file);
         let gain = typed.rebuild_gain.or(self.rebuild_gain).unwrap_or(default.gain);
-        EffortSettings { effort, rebuild_limit: RebuildLimit { seconds, gain } }
+        EffortSettings { effort, rebuild_limit: RebuildLimit { seconds, gain, seconds_of_file } }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::autoinstall::AutoinstallRequest;
@@ -213,6 +214,19 @@ fn request_of(
         forget_seen: arguments.forget_seen,
         step: if arguments.download_only { UpdateStep::DownloadOnly } else { UpdateStep::Whole },
         staged_max_age: Duration::from_secs(settings.staged_max_age.into()),
+        rebuild_jobs: rebuild_jobs(settings.rebuild_jobs),
+    }
+}
+
+/// Number of compressed files that are rebuilt at a time.
+///
+/// By default most processors are left to the jobs of the node.
+fn rebuild_jobs(configured: u32) -> usize {
+    const MOST: usize = 8;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    match usize::try_from(configured).unwrap_or(MOST) {
+        0 => (processors / 4).clamp(1, MOST),
+        configured => configured.min(MOST),
     }
 }
 

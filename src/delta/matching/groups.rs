@@ -1,13 +1,13 @@
 //! Groups of contents, bounded in size, with neighbours of the tree in the same group.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::delta::limits::{GROUP_OUTPUT, GROUP_SOURCE};
 use crate::delta::matching::pairs::{ContentClass, PairGroup, size_of};
 use crate::digest::Digest;
 use crate::entry::Entry;
 
-/// Ratio by which a group of gzip files is smaller: their plain forms are larger than the files.
+/// Ratio by which a group of compressed files is smaller: their plain forms are larger.
 const DECOMPOSED_SHARE: u64 = 4;
 
 /// Fills groups in the order of the tree, because neighbours are similar.
@@ -16,8 +16,8 @@ pub(super) struct GroupBuilder<'m> {
     class: ContentClass,
     done: Vec<PairGroup<'m>>,
     open: PairGroup<'m>,
-    /// The sources of the open group.
-    sources: HashSet<Digest>,
+    /// The sources of the open group, with their indices.
+    sources: HashMap<Digest, usize>,
     /// Bytes of the sources of the open group.
     source_bytes: u64,
     /// Bytes of the targets of the open group.
@@ -31,20 +31,25 @@ impl<'m> GroupBuilder<'m> {
 
     pub fn add(&mut self, source: &'m Entry, target: &'m Entry) {
         let more = if self.has_source(source) { 0 } else { size_of(source) };
-        let share = if self.class == ContentClass::Decomposed { DECOMPOSED_SHARE } else { 1 };
+        let share = match self.class {
+            ContentClass::Decomposed | ContentClass::Replayed => DECOMPOSED_SHARE,
+            ContentClass::Plain | ContentClass::Compressed => 1,
+        };
         if self.source_bytes + more > GROUP_SOURCE / share
             || self.output_bytes + size_of(target) > GROUP_OUTPUT / share
         {
             self.close();
         }
 
-        if let Some((size, digest)) = source.file()
-            && self.sources.insert(digest)
-        {
+        let Some((size, digest)) = source.file() else { return };
+        let next = self.open.sources.len();
+        let origin = *self.sources.entry(digest).or_insert(next);
+        if origin == next {
             self.open.sources.push(source);
             self.source_bytes += size;
         }
         self.open.targets.push(target);
+        self.open.origins.push(origin);
         self.output_bytes += size_of(target);
     }
 
@@ -54,7 +59,7 @@ impl<'m> GroupBuilder<'m> {
     }
 
     fn has_source(&self, source: &Entry) -> bool {
-        source.file().is_some_and(|(_, digest)| self.sources.contains(&digest))
+        source.file().is_some_and(|(_, digest)| self.sources.contains_key(&digest))
     }
 
     fn close(&mut self) {

@@ -19,14 +19,14 @@ use crate::filter::ExcludedContents;
 use crate::manifest::Manifest;
 
 use groups::GroupBuilder;
-use names::{NameIndex, is_gzip_name};
+use names::{NameIndex, is_gzip_name, is_initrd_name};
 use pairs::size_of;
 use search::SketchSearch;
 
-pub use names::is_compressed_name;
+pub use names::{is_compressed_name, is_replayed_name};
 pub use pairs::{CompressedPair, ContentClass, MatchedPairs, PairGroup};
 
-/// Largest gzip file that is decomposed in a group; a larger one is decomposed as a stream.
+/// Largest compressed file that is opened in a group; a larger one is opened by itself.
 const DECOMPOSED_IN_GROUP: u64 = 1 << 20;
 /// Largest compressed file that is tried in a group, because most find nothing in an old one.
 const COMPRESSED_IN_GROUP: u64 = 1 << 20;
@@ -102,12 +102,18 @@ impl<'m> Matching<'m> {
             let source = names.source_of(entry, size_of(entry));
             let is_decomposed =
                 entry.file().is_some_and(|(_, digest)| decomposed.contains(&digest));
-            if is_decomposed && size_of(entry) > DECOMPOSED_IN_GROUP {
+            // An initrd may hold files of the target as they are, so it is tried at any effort.
+            let is_single = is_decomposed || is_initrd_name(entry.path.name());
+            if is_single && size_of(entry) > DECOMPOSED_IN_GROUP {
                 matching.compressed.push(CompressedPair { source, entry });
                 continue;
             }
 
-            let class = if is_decomposed { ContentClass::Decomposed } else { class_by_name(entry) };
+            let class = match is_decomposed {
+                true if is_replayed_name(entry.path.name()) => ContentClass::Replayed,
+                true => ContentClass::Decomposed,
+                false => class_by_name(entry),
+            };
             let uncertain = class == ContentClass::Plain && names.is_numbered_series(entry);
             let new = NewContent { entry, class, source, uncertain, is_excluded: false };
             matching.new_contents.push(new);
@@ -217,6 +223,7 @@ impl<'m> Matching<'m> {
         let mut plain = GroupBuilder::new(ContentClass::Plain);
         let mut compressed = GroupBuilder::new(ContentClass::Compressed);
         let mut decomposed = GroupBuilder::new(ContentClass::Decomposed);
+        let mut replayed = GroupBuilder::new(ContentClass::Replayed);
         // Similarity is less certain than a name. A wrong match must not enlarge other patches.
         let mut similar = GroupBuilder::new(ContentClass::Plain);
         // Nodes may lack the sources of excluded contents, and a group needs all of its sources.
@@ -238,6 +245,7 @@ impl<'m> Matching<'m> {
                 ContentClass::Compressed if is_excluded => excluded_compressed.add(source, entry),
                 ContentClass::Compressed => compressed.add(source, entry),
                 ContentClass::Decomposed => decomposed.add(source, entry),
+                ContentClass::Replayed => replayed.add(source, entry),
             }
         }
         for (source, entry) in self.similar {
@@ -248,10 +256,11 @@ impl<'m> Matching<'m> {
             }
         }
 
-        let groups = [plain, similar, compressed, decomposed, excluded_plain, excluded_compressed]
-            .into_iter()
-            .flat_map(GroupBuilder::finish)
-            .collect();
+        let groups =
+            [plain, similar, compressed, decomposed, replayed, excluded_plain, excluded_compressed]
+                .into_iter()
+                .flat_map(GroupBuilder::finish)
+                .collect();
         MatchedPairs { groups, compressed: self.compressed, large }
     }
 }
@@ -265,20 +274,28 @@ fn class_by_name(entry: &Entry) -> ContentClass {
     }
 }
 
-/// The gzip files to decompose: the smallest first, as long as the rebuild time permits.
+/// The compressed files to open: the smallest first, as long as the rebuild time permits.
 fn choose_decomposed(new_entries: &[&Entry], limit: &RebuildLimit) -> HashSet<Digest> {
-    let mut files: Vec<(u64, Digest)> = new_entries
+    let mut files: Vec<(u64, u64, Digest)> = new_entries
         .iter()
-        .filter(|entry| is_gzip_name(entry.path.name()))
-        .filter_map(|entry| entry.file())
+        .filter_map(|entry| {
+            let (size, digest) = entry.file()?;
+            let name = entry.path.name();
+            let cost = match () {
+                () if is_replayed_name(name) => limit.expected_replay_cost(size),
+                () if is_gzip_name(name) => limit.expected_gzip_cost(size),
+                () => return None,
+            };
+            Some((size, cost, digest))
+        })
         .collect();
     files.sort_unstable();
 
-    let mut left = limit.compressed_budget();
+    let mut left = limit.max_cost();
     files
         .into_iter()
-        .take_while(|(size, _)| left.checked_sub(*size).inspect(|rest| left = *rest).is_some())
-        .map(|(_, digest)| digest)
+        .take_while(|(_, cost, _)| left.checked_sub(*cost).inspect(|rest| left = *rest).is_some())
+        .map(|(.., digest)| digest)
         .collect()
 }
 

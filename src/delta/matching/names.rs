@@ -165,19 +165,29 @@ fn write_without_versions(bytes: &[u8], key: &mut Vec<u8>) {
 
 /// Whether the name is that of a gzip file; the first bytes of the file decide.
 pub(super) fn is_gzip_name(name: &[u8]) -> bool {
-    [b".gz".as_slice(), b".tgz"].iter().any(|end| name.ends_with(end))
-        || name.starts_with(b"initrd")
+    [b".gz".as_slice(), b".tgz"].iter().any(|end| name.ends_with(end)) || is_initrd_name(name)
+}
+
+/// Whether the name is that of a file with parts of xz or zstd; its first bytes decide.
+pub fn is_replayed_name(name: &[u8]) -> bool {
+    const ENDS: [&[u8]; 4] = [b".xz", b".zst", b".txz", b".tzst"];
+    ENDS.iter().any(|end| name.ends_with(end)) || name.starts_with(b"vmlinuz")
+}
+
+/// Whether the name is that of an initial RAM disk, in any form.
+pub(super) fn is_initrd_name(name: &[u8]) -> bool {
+    name.starts_with(b"initrd") || name.starts_with(b"initramfs")
 }
 
 /// Whether the name is that of a compressed file.
 pub fn is_compressed_name(name: &[u8]) -> bool {
-    const ENDS: [&[u8]; 16] = [
-        b".gz", b".tgz", b".xz", b".zst", b".bz2", b".lz4", b".lzma", b".zip", b".jar", b".whl",
-        b".png", b".jpg", b".webp", b".woff2", b".deb", b".rpm",
+    const ENDS: [&[u8]; 18] = [
+        b".gz", b".tgz", b".xz", b".zst", b".txz", b".tzst", b".bz2", b".lz4", b".lzma", b".zip",
+        b".jar", b".whl", b".png", b".jpg", b".webp", b".woff2", b".deb", b".rpm",
     ];
 
     ENDS.iter().any(|end| name.ends_with(end))
-        || name.starts_with(b"initrd")
+        || is_initrd_name(name)
         || name.starts_with(b"vmlinuz")
 }
 

@@ -10,14 +10,14 @@ const DECOMPOSED_IN_MEMORY: u64 = 16 << 20;
 pub struct MatchedPairs<'m> {
     /// Groups of contents that one patch builds in memory.
     pub groups: Vec<PairGroup<'m>>,
-    /// Large gzip files, each of which is decomposed by itself.
+    /// Large compressed files, each of which is opened by itself.
     pub compressed: Vec<CompressedPair<'m>>,
     /// Source and target of contents that are too large for a group, or that are compressed and too
     /// large to be tried together with others.
     pub large: Vec<(&'m Entry, &'m Entry)>,
 }
 
-/// A large gzip file: an archive of files of the target, or similar to an old gzip file.
+/// A large compressed file: an archive of files of the target, or similar to an old file.
 #[derive(Clone, Copy, Debug)]
 pub struct CompressedPair<'m> {
     /// The old file, if one matches.
@@ -45,6 +45,8 @@ pub struct PairGroup<'m> {
     pub sources: Vec<&'m Entry>,
     /// Files of the target with distinct contents, none of which the base has.
     pub targets: Vec<&'m Entry>,
+    /// Index of the source of each target.
+    pub origins: Vec<usize>,
 }
 
 /// Class of the contents of a group.
@@ -60,6 +62,8 @@ pub enum ContentClass {
     Compressed,
     /// Gzip files, used in plain form.
     Decomposed,
+    /// Files with parts of xz or zstd, used in plain form with their decisions.
+    Replayed,
 }
 
 /// Size of a file in bytes; 0 for any other entry.

@@ -111,24 +111,42 @@ fn smallest_gzip_files_are_decomposed_within_limit() {
     let target = [("a.gz", 4001, 11), ("b.gz", 5001, 12), ("initrd.img-2", 30 * mib, 13)];
     let (base, target) = (manifest(&base), manifest(&target));
     let classes = |seconds| {
-        let pairs =
-            by_names(&base, &target, Effort::Best, &RebuildLimit { seconds, gain: 0 }).into_pairs();
+        let limit = RebuildLimit { seconds, gain: 0, seconds_of_file: seconds };
+        let pairs = by_names(&base, &target, Effort::Best, &limit).into_pairs();
         let classes: Vec<(ContentClass, usize)> =
             pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
         (classes, pairs.compressed.len())
     };
 
-    assert_eq!(classes(0), (vec![(ContentClass::Compressed, 2)], 0));
-    assert_eq!(classes(1), (vec![(ContentClass::Decomposed, 2)], 0));
+    // An initrd is tried as it is too.
+    assert_eq!(classes(0), (vec![(ContentClass::Compressed, 2)], 1));
+    assert_eq!(classes(1), (vec![(ContentClass::Decomposed, 2)], 1));
     assert_eq!(classes(60), (vec![(ContentClass::Decomposed, 2)], 1));
+}
+
+#[test]
+fn xz_and_zstd_files_are_replayed_within_limit_and_apart_from_gzip() {
+    let base = [("a.gz", 4000, 1), ("x.ko.xz", 5000, 2), ("y.ko.zst", 6000, 3)];
+    let target = [("a.gz", 4001, 11), ("x.ko.xz", 5001, 12), ("y.ko.zst", 6001, 13)];
+    let (base, target) = (manifest(&base), manifest(&target));
+    let classes = |seconds| {
+        let limit = RebuildLimit { seconds, gain: 0, seconds_of_file: seconds };
+        let pairs = by_names(&base, &target, Effort::Normal, &limit).into_pairs();
+        let classes: Vec<(ContentClass, usize)> =
+            pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
+        classes
+    };
+
+    assert_eq!(classes(0), [(ContentClass::Compressed, 3)]);
+    assert_eq!(classes(1), [(ContentClass::Decomposed, 1), (ContentClass::Replayed, 2)]);
 }
 
 #[test]
 fn large_files_are_paired_alone() {
     let mib = 1 << 20;
-    let base = [("a", 60 * mib, 1), ("b-1", 5 * mib, 2), ("c.xz", 60 * mib, 3)];
+    let base = [("a", 60 * mib, 1), ("b-1", 5 * mib, 2), ("c.bz2", 60 * mib, 3)];
     let target =
-        [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
+        [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.bz2", 60 * mib, 13), ("d", 60 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
     let large = |effort: Effort| {
         let pairs = by_names(&base, &target, effort, &effort.rebuild_limit()).into_pairs();
@@ -140,8 +158,8 @@ fn large_files_are_paired_alone() {
     };
 
     // Large compressed files are pairs too: their first bytes are compared later.
-    assert_eq!(large(Effort::Best), ["/a /a", "/c.xz /c.xz"]);
-    assert_eq!(large(Effort::Normal), ["/a /a", "/b-1 /b-2", "/c.xz /c.xz"]);
+    assert_eq!(large(Effort::Best), ["/a /a", "/c.bz2 /c.bz2"]);
+    assert_eq!(large(Effort::Normal), ["/a /a", "/b-1 /b-2", "/c.bz2 /c.bz2"]);
 }
 
 #[test]

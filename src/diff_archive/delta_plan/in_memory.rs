@@ -5,8 +5,11 @@ use std::io::Read;
 use crate::delta::gzip::{self, Decomposed, GzipLimits};
 use crate::delta::{ContentClass, Kind, MAX_GROUP, PairGroup};
 use crate::diff_archive::delta_plan::planner::{LEAST_GAIN, Patch, Planner};
+use crate::diff_archive::delta_plan::replayed::compute_replayed;
 use crate::diff_archive::error::WriteError;
-use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts};
+use crate::diff_archive::group::{
+    Container, DeltaGroup, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
+};
 
 /// The patch of a group; `None` if its targets are better sent whole.
 pub(super) fn compute_group(
@@ -15,6 +18,10 @@ pub(super) fn compute_group(
 ) -> Result<Option<Patch>, WriteError> {
     let patch = match pair.class {
         ContentClass::Decomposed => match compute_decomposed(planner, pair)? {
+            Some(patch) => Some(patch),
+            None => compute_as_is(planner, pair)?,
+        },
+        ContentClass::Replayed => match compute_replayed(planner, pair)? {
             Some(patch) => Some(patch),
             None => compute_as_is(planner, pair)?,
         },
@@ -28,7 +35,9 @@ pub(super) fn compute_group(
 fn compute_as_is(planner: &Planner<'_>, pair: &PairGroup<'_>) -> Result<Option<Patch>, WriteError> {
     let kind = match pair.class {
         ContentClass::Plain => planner.deltas.effort.patch_kind(),
-        ContentClass::Compressed | ContentClass::Decomposed => Kind::Prefix,
+        ContentClass::Compressed | ContentClass::Decomposed | ContentClass::Replayed => {
+            Kind::Prefix
+        }
     };
     let mut group = planner.new_group(kind);
 
@@ -44,7 +53,7 @@ fn compute_as_is(planner: &Planner<'_>, pair: &PairGroup<'_>) -> Result<Option<P
     for entry in &pair.targets {
         let Some((size, digest)) = entry.file() else { continue };
         output.extend_from_slice(&planner.read_target(entry, size, &digest)?);
-        group.targets.push(GroupTarget { digest, size, gzip: None });
+        group.targets.push(GroupTarget { digest, size, rebuilt: None });
     }
 
     match planner.encode(&mut group, &source, &output)? {
@@ -65,6 +74,10 @@ pub(super) fn compute_decomposed(
     let TargetForms { output, compressed, cost } = read_target_forms(planner, pair, &mut group)?;
     let Some(source) = read_source_forms(planner, pair, &mut group)? else { return Ok(None) };
     if source.len() as u64 > MAX_GROUP || output.len() as u64 > MAX_GROUP {
+        return Ok(None);
+    }
+
+    if pair.targets.len() == 1 && !planner.deltas.rebuild_limit.permits_file(cost) {
         return Ok(None);
     }
 
@@ -100,13 +113,13 @@ fn read_target_forms(
         let decomposed =
             gzip::decompose(&mut &bytes[..], &mut plain, &limits).map_err(WriteError::Compress)?;
 
-        let gzip = match decomposed {
+        let rebuilt = match decomposed {
             Decomposed::Apart(parts) => {
                 forms.output.extend_from_slice(&parts.corrections);
                 forms.output.extend_from_slice(&plain);
                 forms.cost = forms.cost.saturating_add(parts.cost);
                 let corrections = parts.corrections.len() as u64;
-                Some(GzipParts { corrections, plain: plain.len() as u64 })
+                Some(RebuiltParts::Gzip(GzipParts { corrections, plain: plain.len() as u64 }))
             }
             Decomposed::Whole(_) => {
                 forms.output.extend_from_slice(&bytes);
@@ -114,7 +127,7 @@ fn read_target_forms(
             }
         };
         forms.compressed += bytes.len() as u64;
-        group.targets.push(GroupTarget { digest, size, gzip });
+        group.targets.push(GroupTarget { digest, size, rebuilt });
     }
     Ok(forms)
 }
@@ -138,7 +151,8 @@ fn read_source_forms(
             source.truncate(before);
             source.extend_from_slice(&bytes);
         }
-        let plain = is_gzip.then(|| (source.len() - before) as u64);
+        let length = (source.len() - before) as u64;
+        let plain = is_gzip.then_some(PlainForm { length, container: Container::Gzip });
         group.sources.push(GroupSource { digest, size, path: entry.path.clone(), plain });
     }
     Ok(Some(source))

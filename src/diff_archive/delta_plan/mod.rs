@@ -7,6 +7,7 @@
 
 mod in_memory;
 mod planner;
+mod replayed;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

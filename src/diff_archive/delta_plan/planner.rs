@@ -73,7 +73,14 @@ impl Planner<'_> {
 
     /// An empty group of a kind; it gets its number when its patch is accepted.
     pub fn new_group(&self, kind: Kind) -> DeltaGroup {
-        DeltaGroup { number: 0, kind, patch_length: 0, sources: Vec::new(), targets: Vec::new() }
+        DeltaGroup {
+            number: 0,
+            kind,
+            patch_length: 0,
+            decisions: 0,
+            sources: Vec::new(),
+            targets: Vec::new(),
+        }
     }
 
     /// Encodes a patch that is built in memory, and decodes it as a proof.

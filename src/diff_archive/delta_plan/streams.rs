@@ -7,16 +7,18 @@ use std::io::{self, Read};
 use crate::delta::gzip::{self, Decomposed, Decomposition, GzipLimits};
 use crate::delta::{
     self, CompressedPair, ContentClass, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH, PairGroup,
-    ReadAt,
+    ReadAt, RebuildLimit,
 };
 use crate::diff_archive::delta_plan::in_memory::compute_decomposed;
 use crate::diff_archive::delta_plan::planner::{CLEAR_GAIN, Deltas, LEAST_GAIN, Patch, Planner};
+use crate::diff_archive::delta_plan::replayed::{self, OpenedFile, compute_replayed};
 use crate::diff_archive::error::WriteError;
-use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts};
+use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts, RebuiltParts};
 use crate::diff_archive::similarity::SequentialReader;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
+use crate::replay::file::DecisionWriter;
 
 /// Highest level at which the compressed size of a large file is estimated.
 const ESTIMATE_LEVEL: i32 = 9;
@@ -26,6 +28,8 @@ const ESTIMATE_LEVEL: i32 = 9;
 /// microcode before an initrd. In other compressed files a change leaves nothing in common.
 const BEGINNING: u64 = 16 << 10;
 const BUFFER: usize = 128 << 10;
+/// Largest plain form of an archive that is opened: it is in the memory of the server.
+const MAX_OPENED: u64 = 512 << 20;
 
 /// The files of the target that a patch of the kind `copies` may use, by digest.
 pub(super) struct CopySources<'m>(HashMap<Digest, &'m Entry>);
@@ -108,7 +112,7 @@ pub(super) fn compute_large(
     let mut group = planner.new_group(Kind::Segments);
     let path = from.path.clone();
     group.sources.push(GroupSource { digest: old, size: old_size, path, plain: None });
-    group.targets.push(GroupTarget { digest, size, gzip: None });
+    group.targets.push(GroupTarget { digest, size, rebuilt: None });
     let segments =
         delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(target_failed)?;
     let mut best = Patch::new(group.clone(), segments, 0);
@@ -141,23 +145,26 @@ pub(super) fn compute_large(
     Ok(Some(patch))
 }
 
-/// The patch of a large gzip file: of files of the target, of an old plain form, or of the old
-/// file.
+/// The patch of a large compressed file: of files of the target, of an old plain form, or of the
+/// old file.
 pub(super) fn compute_compressed(
     planner: &Planner<'_>,
     pair: &CompressedPair<'_>,
     files: &CopySources<'_>,
 ) -> Result<Option<Patch>, WriteError> {
     let &CompressedPair { source, entry } = pair;
+    let is_replayed = delta::is_replayed_name(entry.path.name());
 
-    let mut patch = compute_from_files(planner, pair, files)?;
-    if let (None, Some(source)) = (&patch, source.filter(|_| pair.fits_memory())) {
-        let group = PairGroup {
-            class: ContentClass::Decomposed,
-            sources: vec![source],
-            targets: vec![entry],
+    let mut patch = if is_replayed { None } else { compute_from_files(planner, pair, files)? };
+    let may_rebuild = pair.fits_memory() && planner.deltas.rebuild_limit.max_cost() > 0;
+    if let (None, Some(source)) = (&patch, source.filter(|_| may_rebuild)) {
+        let class = if is_replayed { ContentClass::Replayed } else { ContentClass::Decomposed };
+        let group =
+            PairGroup { class, sources: vec![source], targets: vec![entry], origins: vec![0] };
+        patch = match class {
+            ContentClass::Replayed => compute_replayed(planner, &group)?,
+            _ => compute_decomposed(planner, &group)?,
         };
-        patch = compute_decomposed(planner, &group)?;
     }
 
     match source {
@@ -170,6 +177,13 @@ pub(super) fn compute_compressed(
     }
 }
 
+/// The form in which an archive is split into its files.
+enum ArchiveForm {
+    AsIs,
+    Gzip(Decomposition),
+    Replayed(OpenedFile),
+}
+
 /// The patch that copies the files of an archive, such as an initrd, from the target and its old
 /// version.
 fn compute_from_files(
@@ -180,23 +194,41 @@ fn compute_from_files(
     let &CompressedPair { source: old, entry } = pair;
     let Some((size, digest)) = entry.file() else { return Ok(None) };
     let failed = |source| WriteError::Content { path: entry.path.clone(), source };
-    let open = || planner.content.open(entry).map_err(failed);
-
-    let decomposed =
-        gzip::decompose(&mut open()?, &mut io::sink(), &GzipLimits::default()).map_err(failed)?;
-    let Decomposed::Apart(parts) = decomposed else { return Ok(None) };
-    let Decomposition { corrections, plain_length, cost, .. } = parts;
-
-    let mut writer =
-        CopiesWriter::new(planner.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
-    writer.add_literal(&corrections).map_err(WriteError::Compress)?;
+    let form = choose_form(planner, entry)?;
 
     let mut group = planner.new_group(Kind::Copies);
+    let mut writer =
+        CopiesWriter::new(planner.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
+    let mut decisions = Vec::new();
+    let rebuilt = match &form {
+        ArchiveForm::AsIs => None,
+        ArchiveForm::Gzip(Decomposition { corrections, plain_length, .. }) => {
+            writer.add_literal(corrections).map_err(WriteError::Compress)?;
+            let corrections = corrections.len() as u64;
+            Some(RebuiltParts::Gzip(GzipParts { corrections, plain: *plain_length }))
+        }
+        ArchiveForm::Replayed(opened) => {
+            match record_archive(planner, opened, old, &mut group)? {
+                Some(stream) => decisions = stream,
+                None => return Ok(None),
+            }
+            Some(RebuiltParts::Replayed(opened.plain_form()))
+        }
+    };
+
+    let content: Box<dyn Read + '_> = match &form {
+        ArchiveForm::AsIs => planner.content.open(entry).map_err(failed)?,
+        ArchiveForm::Gzip(Decomposition { plain_length, .. }) => {
+            let file = planner.content.open(entry).map_err(failed)?;
+            Box::new(gzip::gunzip(file, *plain_length).take(*plain_length))
+        }
+        ArchiveForm::Replayed(opened) => Box::new(&opened.plain[..]),
+    };
     let front = read_old_front(planner, old)?;
     let mut numbers: HashMap<Digest, usize> = HashMap::new();
-    let plain = gzip::gunzip(open()?, plain_length).take(plain_length);
+    let opened_sources = group.sources.len();
     delta::cpio::split(
-        io::BufReader::with_capacity(BUFFER, plain),
+        io::BufReader::with_capacity(BUFFER, content),
         |content| {
             let (file, offset) = match files.get(content) {
                 Some(file) => (*file, 0),
@@ -212,21 +244,79 @@ fn compute_from_files(
         &mut writer,
     )
     .map_err(failed)?;
-
-    let gzip = Some(GzipParts { corrections: corrections.len() as u64, plain: plain_length });
-    group.targets.push(GroupTarget { digest, size, gzip });
-    let patch = Patch::new(group, writer.finish().map_err(WriteError::Compress)?, cost);
-    let Some(patch) = patch else { return Ok(None) };
-
-    let length = patch.group.patch_length;
-    let pays = !patch.group.sources.is_empty()
-        && planner.deltas.rebuild_limit.pays(size.saturating_sub(length), cost)
-        && length < size / 4 * 3;
-    if !pays {
+    if group.sources.len() == opened_sources {
         return Ok(None);
     }
-    planner.prove(&patch.group, &patch.patch)?;
-    Ok(Some(patch))
+
+    group.targets.push(GroupTarget { digest, size, rebuilt });
+    let Some(mut patch) = writer.finish().map_err(WriteError::Compress)? else { return Ok(None) };
+    patch.extend_from_slice(&decisions);
+    if patch.len() as u64 >= size / 4 * 3 {
+        return Ok(None);
+    }
+    let cost = form.cost(&planner.deltas.rebuild_limit);
+    replayed::finish(planner, group, (patch, decisions.len() as u64), (size, cost))
+}
+
+impl ArchiveForm {
+    /// Rebuild cost.
+    fn cost(&self, limit: &RebuildLimit) -> u64 {
+        match self {
+            ArchiveForm::AsIs => 0,
+            ArchiveForm::Gzip(parts) => parts.cost,
+            ArchiveForm::Replayed(opened) => limit.replay_cost(opened.replayed),
+        }
+    }
+}
+
+/// Opens an archive, if its rebuild time is within the limits.
+fn choose_form(planner: &Planner<'_>, entry: &Entry) -> Result<ArchiveForm, WriteError> {
+    let failed = |source| WriteError::Content { path: entry.path.clone(), source };
+    let limit = &planner.deltas.rebuild_limit;
+    let Some((size, digest)) = entry.file() else { return Ok(ArchiveForm::AsIs) };
+    if limit.max_cost() == 0 {
+        return Ok(ArchiveForm::AsIs);
+    }
+
+    let mut file = planner.content.open(entry).map_err(failed)?;
+    let decomposed =
+        gzip::decompose(&mut file, &mut io::sink(), &GzipLimits::default()).map_err(failed)?;
+    let form = match decomposed {
+        Decomposed::Apart(parts) => ArchiveForm::Gzip(parts),
+        Decomposed::Whole(_) if replayed::is_small(entry) => {
+            let bytes = planner.read_target(entry, size, &digest)?;
+            replayed::open_file(bytes, MAX_OPENED).map_or(ArchiveForm::AsIs, ArchiveForm::Replayed)
+        }
+        Decomposed::Whole(_) => ArchiveForm::AsIs,
+    };
+    Ok(if limit.permits_file(form.cost(limit)) { form } else { ArchiveForm::AsIs })
+}
+
+/// The decision stream of an archive; its old version becomes a source of the group.
+fn record_archive(
+    planner: &Planner<'_>,
+    opened: &OpenedFile,
+    old: Option<&Entry>,
+    group: &mut DeltaGroup,
+) -> Result<Option<Vec<u8>>, WriteError> {
+    let old = old.filter(|old| {
+        let digest = old.file().map(|(_, digest)| digest);
+        digest.is_some_and(|digest| (planner.deltas.depth)(&digest) < MAX_DEPTH)
+    });
+    let old = old.filter(|old| replayed::is_small(old));
+    let mut old_file = None;
+    if let Some((old, (size, digest))) = old.and_then(|old| Some((old, old.file()?)))
+        && let Some(bytes) = planner.read_source(old, size, &digest)?
+        && let Ok(file) = replayed::open_file(bytes, MAX_OPENED)
+    {
+        let plain = Some(file.plain_form());
+        group.sources.push(GroupSource { digest, size, path: old.path.clone(), plain });
+        old_file = Some(file);
+    }
+
+    let mut writer = DecisionWriter::default();
+    let is_recorded = replayed::record(&mut writer, opened, old_file.as_ref().map(|old| (0, old)));
+    Ok(is_recorded.then(|| writer.finish()))
 }
 
 /// Offsets of the uncompressed members at the beginning of the old archive, by digest.

@@ -298,11 +298,11 @@ fn listings_that_contradict_themselves_are_refused() {
             .find(|(_, digest)| *digest != p.groups[0].targets[0].digest);
         let (size, digest) = another.expect("another file");
         p.known.retain(|known| known.digest != digest);
-        p.groups[0].targets.push(GroupTarget { digest, size, gzip: None });
+        p.groups[0].targets.push(GroupTarget { digest, size, rebuilt: None });
     });
     assert_refused(&good, "a stream with a source in plain form", &|p| {
         p.groups[0].kind = Kind::Segments;
-        p.groups[0].sources[0].plain = Some(1);
+        p.groups[0].sources[0].plain = Some(PlainForm { length: 1, container: Container::Gzip });
     });
     assert_refused(&good, "segments of two sources", &|p| {
         p.groups[0].kind = Kind::Segments;
@@ -310,13 +310,16 @@ fn listings_that_contradict_themselves_are_refused() {
         p.groups[0].sources.push(more);
     });
     assert_refused(&good, "a plain form too large", &|p| {
-        p.groups[0].sources[0].plain = Some(u64::MAX)
+        p.groups[0].sources[0].plain =
+            Some(PlainForm { length: u64::MAX, container: Container::Gzip })
     });
     assert_refused(&good, "parts whose sum overflows", &|p| {
-        p.groups[0].targets[0].gzip = Some(GzipParts { corrections: 20, plain: u64::MAX });
+        p.groups[0].targets[0].rebuilt =
+            Some(RebuiltParts::Gzip(GzipParts { corrections: 20, plain: u64::MAX }));
     });
     assert_refused(&good, "corrections too large", &|p| {
-        p.groups[0].targets[0].gzip = Some(GzipParts { corrections: 65_537, plain: 1 });
+        p.groups[0].targets[0].rebuilt =
+            Some(RebuiltParts::Gzip(GzipParts { corrections: 65_537, plain: 1 }));
     });
     assert_refused(&good, "copies before their sources", &|p| {
         let mut next = p.groups[0].clone();
@@ -330,7 +333,7 @@ fn listings_that_contradict_themselves_are_refused() {
             .find(|(_, digest)| *digest != p.groups[0].targets[0].digest);
         let (size, digest) = another.expect("another file");
         p.known.retain(|known| known.digest != digest);
-        next.targets.push(GroupTarget { digest, size, gzip: None });
+        next.targets.push(GroupTarget { digest, size, rebuilt: None });
         p.groups.push(next);
     });
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::delta::Kind;
 use crate::delta::gzip::tests::gzip_best;
 use crate::delta::tests::cpio_member;
+use crate::replay::file::tests::{boot_image, changed, cpio_entry, text, xz, zstd};
 
 #[test]
 fn every_kind_of_patch_round_trips() {
@@ -17,7 +18,7 @@ fn every_kind_of_patch_round_trips() {
         let kinds = listing(effort)
             .groups()
             .iter()
-            .map(|g| (g.kind, g.targets.iter().any(|t| t.gzip.is_some())))
+            .map(|g| (g.kind, g.targets.iter().any(|t| t.rebuilt.is_some())))
             .collect();
         let kinds: Vec<(Kind, bool)> = kinds;
         kinds
@@ -221,4 +222,99 @@ fn small_change_of_renamed_file_is_a_patch() {
         listing.known().iter().any(|known| known.path.to_string() == "/same/file"),
         "a copy is known"
     );
+}
+
+/// Trees with modules in xz and zstd, a kernel, and an initrd whose tail is zstd.
+fn trees_of_kernel() -> (MemoryTree, MemoryTree) {
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
+    let module = ["--check=crc32", "--lzma2=dict=1MiB"];
+    for (builder, version) in [(&mut old, "1"), (&mut new, "2")] {
+        let plain = |length, seed| {
+            let plain = text(length, seed);
+            if version == "1" { plain } else { changed(&plain) }
+        };
+        let directory = format!("usr/lib/modules/6.{version}/");
+        let mut add = |name: &str, content: &[u8]| {
+            builder.file(name.as_bytes(), meta(0o644, 5, 0), content);
+        };
+        let modules: Vec<Vec<u8>> = (0..5).map(|n| xz(&plain(200_000, 30 + n), &module)).collect();
+        for (n, module) in modules.iter().enumerate() {
+            add(&format!("{directory}m{n}.ko.xz"), module);
+        }
+        add(&format!("{directory}z.ko.zst"), &zstd(&plain(100_000, 40), 19));
+        add(&format!("boot/vmlinuz-6.{version}"), &boot_image(&zstd(&plain(9 << 20, 41), 3)));
+
+        let firmware = noise(44, 1_500_000);
+        add("usr/lib/firmware/f.bin", &firmware);
+        let tool = plain(300_000, 42);
+        add("usr/bin/tool", &tool);
+        let mut initrd: Vec<u8> = modules
+            .iter()
+            .enumerate()
+            .flat_map(|(n, module)| cpio_entry(&format!("m{n}.ko.xz"), module))
+            .collect();
+        initrd.extend(cpio_entry("f.bin", &firmware));
+        initrd.extend(cpio_entry("TRAILER!!!", b""));
+        let tail = [cpio_entry("bin/tool", &tool), cpio_entry("etc/own", &plain(5000, 43))];
+        initrd.extend(zstd(&tail.concat(), 9));
+        add(&format!("boot/initrd.img-6.{version}"), &initrd);
+    }
+    (old.tree(), new.tree())
+}
+
+#[test]
+fn kernel_with_compressed_modules_is_replayed() {
+    let (base, target) = trees_of_kernel();
+    let read = |effort| {
+        let (bytes, written) = build_with(&base, &target, Some(effort), FrameCompression::Zstd);
+        assert_eq!(build_with(&base, &target, Some(effort), FrameCompression::Zstd).0, bytes);
+        let received = receive(&bytes, FrameCompression::Zstd, &base);
+        let listing = listing_of(&bytes, FrameCompression::Zstd).expect("reads");
+        let mut files = target.manifest.entries().iter().filter_map(Entry::file);
+        let contents = |digest: &Digest| received.get(digest).or_else(|| base.contents.get(digest));
+        assert!(files.all(|(_, digest)| contents(&digest).is_some()), "{effort}");
+        (bytes.len(), listing, written)
+    };
+    let replayed = |listing: &Listing| -> usize {
+        let targets = listing.groups().iter().flat_map(|group| &group.targets);
+        targets.filter(|t| matches!(t.rebuilt, Some(RebuiltParts::Replayed(_)))).count()
+    };
+
+    let (fast, listing, _) = read(Effort::Fast);
+    assert!(listing.header().needs.is_empty());
+    assert_eq!(replayed(&listing), 0);
+    assert!(listing.groups().iter().any(|group| group.kind == Kind::Copies), "initrd is split");
+
+    let (normal, listing, _) = read(Effort::Normal);
+    assert_eq!(listing.header().needs, ["xz-replay-1", "zstd-replay-1"]);
+    assert_eq!(replayed(&listing), 7, "all but the kernel, which is larger than 8 MiB");
+    assert!(normal + 150_000 < fast, "{normal} of {fast}");
+
+    let (best, listing, _) = read(Effort::Best);
+    assert_eq!(replayed(&listing), 8);
+    assert!(best * 4 < fast, "{best} of {fast}");
+    let header = listing.header();
+    assert!(header.rebuild_ms > 0 && header.rebuilt == 8, "{header:?}");
+}
+
+/// A file whose plain form another program changed since, or that only looks like xz.
+#[test]
+fn file_that_is_not_what_its_name_says_is_sent_as_it_is() {
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
+    let good = |seed| xz(&text(100_000, seed), &["-6"]);
+    let mut damaged = good(50);
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0xff;
+    for (builder, edit) in [(&mut old, 0), (&mut new, 1)] {
+        builder.file(b"a/good.xz", meta(0o644, 5, 0), &good(51 + edit));
+        builder.file(b"a/text.xz", meta(0o644, 5, 0), &text(50_000, 60 + edit));
+        damaged[40] = edit as u8;
+        builder.file(b"a/damaged.xz", meta(0o644, 5, 0), &damaged);
+        builder.file(b"a/empty.zst", meta(0o644, 5, 0), &[edit as u8]);
+    }
+    let (base, target) = (old.tree(), new.tree());
+
+    check_pair_in(&base, &target, &[FrameCompression::Zstd, FrameCompression::Gzip]);
 }

@@ -1,11 +1,12 @@
 //! Decision streams of one or several files, in both directions.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
-use super::error::{FileOpenError, ReplayError, RecordError};
+use super::error::{FileOpenError, RecordError, ReplayError};
+use super::forms::Forms;
 use super::new_text::NewText;
 use super::old_file::OldFile;
-use super::reader::{OpenLimits, PartReader, FileStep, Forms};
+use super::reader::{FileStep, OpenLimits, PartReader};
 use super::step_models::{PieceEnd, StepKind, StepModels, sizes};
 use crate::replay::prediction::{Family, Models, NewView, Predictor, SizeModel};
 use crate::replay::range_coder::{Coder, Decoder, Encoder};
@@ -75,10 +76,14 @@ impl DecisionWriter {
             text: Window::default(),
             packets: Vec::new(),
         };
-        let length = plain.len() as u64;
-        FileCoder::new(&mut self.coder, &mut self.models, NewText::new(plain, length))
-            .code(Some(&mut given), old.map(|(_, old)| old), to)?;
-        Ok(Recorded { forms: given.reader.forms(), plain: length })
+        let text = NewText::Held(plain);
+        let old = old.map(|(_, old)| old);
+        let mut coder = FileCoder::new(&mut self.coder, &mut self.models, text, old);
+        while coder.code_step(Some(&mut given))? {
+            to.write_all(&coder.output).map_err(ReplayError::Write)?;
+            coder.output.clear();
+        }
+        Ok(Recorded { forms: given.reader.forms(), plain: plain.len() as u64 })
     }
 
     /// Ends the stream.
@@ -99,57 +104,71 @@ impl<'d> DecisionReader<'d> {
         self.models.old.code(&mut self.coder, 0).checked_sub(1)
     }
 
-    /// Writes the next file, of at most `size` bytes, from its plain form of `length` bytes.
+    /// Begins the next file, of at most `size` bytes, from its plain form.
     ///
-    /// Its digest is not compared; that of the old file neither. With another old file the result
-    /// is an error, or another file.
-    pub fn rebuild(
-        &mut self,
-        (plain, length): (&mut dyn Read, u64),
-        old: Option<&mut OldFile<'_>>,
+    /// All of it must be read before the next file. Its digest is not compared; that of the old
+    /// file neither. With another old file the result is an error, or another file.
+    pub fn rebuild<'r, 'o>(
+        &'r mut self,
+        plain: NewText<'r>,
+        old: Option<&'r mut OldFile<'o>>,
         size: u64,
-        to: &mut dyn Write,
-    ) -> Result<(), ReplayError> {
-        let mut to = Bounded { to, left: size, size };
-        let text = NewText::new(plain, length);
-        let coded = FileCoder::new(&mut self.coder, &mut self.models, text)
-            .code(None, old, &mut to)
-            .map_err(|error| match error {
-                RecordError::Rebuild(error) => error,
-                RecordError::Open(error) => ReplayError::Old(error),
-            });
-        match coded {
-            Err(ReplayError::Write(error)) if to.is_exceeded(&error) => {
-                Err(ReplayError::TooLarge(size))
-            }
-            coded => coded,
-        }
+    ) -> RebuiltFile<'r, 'd, 'o> {
+        let coder = FileCoder::new(&mut self.coder, &mut self.models, plain, old);
+        RebuiltFile { coder, consumed: 0, left: size, size, is_complete: false }
     }
 }
 
-/// Output of at most a stated number of bytes.
-struct Bounded<'w> {
-    to: &'w mut dyn Write,
+/// A file that is made as it is read.
+///
+/// A contradiction is an error of the kind [`io::ErrorKind::InvalidData`] with a [`ReplayError`]
+/// inside.
+pub struct RebuiltFile<'r, 'd, 'o> {
+    coder: FileCoder<'r, 'o, Decoder<'d>>,
+    /// Number of bytes of the output that were read.
+    consumed: usize,
+    /// Bytes that the file may still have, and those that it may have in all.
     left: u64,
     size: u64,
+    is_complete: bool,
 }
 
-impl Bounded<'_> {
-    fn is_exceeded(&self, error: &io::Error) -> bool {
-        error.kind() == io::ErrorKind::FileTooLarge && self.left <= self.size
+impl BufRead for RebuiltFile<'_, '_, '_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.consumed == self.coder.output.len() && !self.is_complete {
+            self.coder.output.clear();
+            self.consumed = 0;
+            let coded = self.coder.code_step(None).and_then(|more| {
+                let made = self.coder.output.len() as u64;
+                let left = self.left.checked_sub(made).ok_or(ReplayError::TooLarge(self.size))?;
+                self.left = left;
+                Ok(more)
+            });
+            match coded {
+                Ok(more) => self.is_complete = !more,
+                Err(error) => {
+                    self.coder.output.clear();
+                    self.is_complete = true;
+                    return Err(match error {
+                        RecordError::Rebuild(ReplayError::Read(error)) => error,
+                        error => io::Error::new(io::ErrorKind::InvalidData, error),
+                    });
+                }
+            }
+        }
+        Ok(&self.coder.output[self.consumed..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.consumed = (self.consumed + amount).min(self.coder.output.len());
     }
 }
 
-impl Write for Bounded<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let left = self.left.checked_sub(bytes.len() as u64);
-        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
-        self.to.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+impl Read for RebuiltFile<'_, '_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
     }
 }
 
@@ -177,11 +196,12 @@ enum OpenPart {
 }
 
 /// Codes one file, and writes it.
-struct FileCoder<'c, C, R> {
+struct FileCoder<'c, 'o, C> {
     coder: &'c mut C,
     models: &'c mut FileModels,
+    old: Option<&'c mut OldFile<'o>>,
     predictor: Predictor,
-    new: NewText<R>,
+    new: NewText<'c>,
     /// Offset in the new text.
     at: u64,
     /// Offset at which the visible range of the old text is moved next.
@@ -191,12 +211,18 @@ struct FileCoder<'c, C, R> {
     output: Vec<u8>,
 }
 
-impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
-    fn new(coder: &'c mut C, models: &'c mut FileModels, new: NewText<R>) -> Self {
+impl<'c, 'o, C: Coder> FileCoder<'c, 'o, C> {
+    fn new(
+        coder: &'c mut C,
+        models: &'c mut FileModels,
+        new: NewText<'c>,
+        old: Option<&'c mut OldFile<'o>>,
+    ) -> Self {
         let length = usize::try_from(new.length()).unwrap_or(usize::MAX);
         FileCoder {
             coder,
             models,
+            old,
             predictor: Predictor::new(length),
             new,
             at: 0,
@@ -207,54 +233,42 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
         }
     }
 
-    /// Codes all steps of the file.
-    fn code(
-        mut self,
-        mut given: Option<&mut GivenFile<'_>>,
-        mut old: Option<&mut OldFile<'_>>,
-        to: &mut dyn Write,
-    ) -> Result<(), RecordError> {
-        loop {
-            let step = match &mut given {
-                Some(given) => given.read_step()?,
-                None => None,
-            };
-            let packets = given.as_ref().map(|given| &given.packets[..]);
-            match self.models.steps.kind(self.coder, step_kind(step.as_ref()))? {
-                StepKind::Raw => self.code_raw(step, &mut old)?,
-                StepKind::XzStart => self.code_xz_start(step)?,
-                StepKind::XzBlock => self.code_xz_block(step)?,
-                StepKind::XzChunk => self.code_chunk(step, packets, &mut old)?,
-                StepKind::XzBlockEnd => self.code_xz_block_end(step)?,
-                StepKind::XzEnd => self.end_xz()?,
-                StepKind::FrameStart => self.code_frame_start(step)?,
-                StepKind::FrameBlock => self.code_block(step, packets, &mut old)?,
-                StepKind::FrameEnd => self.code_frame_end(step)?,
-                StepKind::End => return self.end(),
+    /// Codes one step, and appends its bytes to the output; false at the end of the file.
+    fn code_step(&mut self, given: Option<&mut GivenFile<'_>>) -> Result<bool, RecordError> {
+        let (step, packets) = match given {
+            Some(given) => (given.read_step()?, Some(&given.packets[..])),
+            None => (None, None),
+        };
+        match self.models.steps.kind(self.coder, step_kind(step.as_ref()))? {
+            StepKind::Raw => self.code_raw(step)?,
+            StepKind::XzStart => self.code_xz_start(step)?,
+            StepKind::XzBlock => self.code_xz_block(step)?,
+            StepKind::XzChunk => self.code_chunk(step, packets)?,
+            StepKind::XzBlockEnd => self.code_xz_block_end(step)?,
+            StepKind::XzEnd => self.end_xz()?,
+            StepKind::FrameStart => self.code_frame_start(step)?,
+            StepKind::FrameBlock => self.code_block(step, packets)?,
+            StepKind::FrameEnd => self.code_frame_end(step)?,
+            StepKind::End => {
+                self.check_end()?;
+                return Ok(false);
             }
-            to.write_all(&self.output).map_err(ReplayError::Write)?;
-            self.output.clear();
         }
+        Ok(true)
     }
 
-    fn end(mut self) -> Result<(), RecordError> {
-        let is_between = matches!(self.part, OpenPart::None);
+    /// Fails unless a file can end here.
+    fn check_end(&mut self) -> Result<(), ReplayError> {
+        self.begin_part()?;
         let is_complete = self.at == self.new.length();
-        if !is_between {
-            return Err(ReplayError::Order.into());
-        }
         if !is_complete || !self.new.is_exhausted().map_err(ReplayError::Read)? {
-            return Err(ReplayError::Length.into());
+            return Err(ReplayError::Length);
         }
         Ok(())
     }
 
     /// Bytes as they are.
-    fn code_raw(
-        &mut self,
-        step: Option<FileStep>,
-        old: &mut Option<&mut OldFile<'_>>,
-    ) -> Result<(), ReplayError> {
+    fn code_raw(&mut self, step: Option<FileStep>) -> Result<(), ReplayError> {
         let given = match step {
             Some(FileStep::Raw { length }) => length,
             _ => 0,
@@ -264,10 +278,9 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
             return Err(ReplayError::Head);
         }
         self.begin_part()?;
-        self.move_old(old)?;
+        self.move_old()?;
         self.read_until(length.into())?;
-        let content = self.new.window().from(self.at);
-        let content = content.and_then(|text| text.get(..length as usize));
+        let content = text_from(&self.new, self.at).get(..length as usize);
         self.output.extend_from_slice(content.ok_or(ReplayError::Length)?);
         self.at += u64::from(length);
         Ok(())
@@ -312,7 +325,6 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
         &mut self,
         step: Option<FileStep>,
         packets: Option<&[Packet]>,
-        old: &mut Option<&mut OldFile<'_>>,
     ) -> Result<(), ReplayError> {
         let given = match step {
             Some(FileStep::Xz(xz::XzStep::Chunk(head))) => Some(head),
@@ -331,7 +343,7 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
                 }
                 let size = self.models.steps.size(self.coder, sizes::CHUNK, size);
                 self.read_until(u64::from(size))?;
-                writer.write_stored_chunk(dictionary, self.new.window(), self.at, size)?;
+                writer.write_stored_chunk(dictionary, self.new.view(), self.at, size)?;
                 self.at += u64::from(size);
             }
             xz::ChunkKind::Lzma(reset) => {
@@ -343,8 +355,8 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
                 }
                 writer.begin_chunk(reset)?;
                 match packets {
-                    Some(packets) => self.record_chunk(&mut writer, packets, size, old)?,
-                    None => self.rebuild_chunk(&mut writer, old)?,
+                    Some(packets) => self.record_chunk(&mut writer, packets, size)?,
+                    None => self.rebuild_chunk(&mut writer)?,
                 }
                 writer.end_chunk()?;
             }
@@ -360,7 +372,6 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
         writer: &mut xz::XzWriter,
         packets: &[Packet],
         size: u32,
-        old: &mut Option<&mut OldFile<'_>>,
     ) -> Result<(), ReplayError> {
         // The writer shows whether the chunk ends where liblzma ends one: that is recorded first.
         self.read_until(u64::from(size))?;
@@ -370,7 +381,7 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
             while left > 0 {
                 was_full |= at > self.at && writer.chunk_is_full();
                 let piece = Packet { length: left, ..*packet };
-                let written = writer.write_packet(piece, self.new.window(), at)?;
+                let written = writer.write_packet(piece, self.new.view(), at)?;
                 at += u64::from(written);
                 left = left.saturating_sub(written);
             }
@@ -388,17 +399,13 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
         }
 
         for packet in packets {
-            self.record_packet(*packet, self.new.length(), old)?;
+            self.record_packet(*packet, self.new.length())?;
         }
         Ok(())
     }
 
     /// Reads the packets of a chunk of LZMA, and writes them.
-    fn rebuild_chunk(
-        &mut self,
-        writer: &mut xz::XzWriter,
-        old: &mut Option<&mut OldFile<'_>>,
-    ) -> Result<(), ReplayError> {
+    fn rebuild_chunk(&mut self, writer: &mut xz::XzWriter) -> Result<(), ReplayError> {
         let rest = self.new.length() - self.at;
         let end = match self.models.steps.end(self.coder, CHUNK_END, PieceEnd::Usual)? {
             PieceEnd::Usual => None,
@@ -417,14 +424,16 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
                 return Ok(());
             }
             let before = self.at;
-            let packet = self.code_packet(Packet::default(), self.new.length(), old)?;
-            writer.write_packet(packet, self.new.window(), before)?;
+            let packet = self.code_packet(Packet::default(), self.new.length())?;
+            writer.write_packet(packet, self.new.view(), before)?;
         }
     }
 
     fn code_xz_block_end(&mut self, step: Option<FileStep>) -> Result<(), ReplayError> {
         let given = match &step {
-            Some(FileStep::Xz(xz::XzStep::BlockEnd(xz::XzCheck::Stored(bytes)))) => Some(&bytes[..]),
+            Some(FileStep::Xz(xz::XzStep::BlockEnd(xz::XzCheck::Stored(bytes)))) => {
+                Some(&bytes[..])
+            }
             _ => None,
         };
         let check = match self.models.steps.check(self.coder, given, MAX_CHECK) {
@@ -466,7 +475,6 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
         &mut self,
         step: Option<FileStep>,
         packets: Option<&[Packet]>,
-        old: &mut Option<&mut OldFile<'_>>,
     ) -> Result<(), ReplayError> {
         let given = match &step {
             Some(FileStep::Block(head)) => Some(head),
@@ -483,22 +491,24 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
             match packets {
                 Some(packets) => {
                     for packet in packets {
-                        self.record_packet(*packet, end, old)?;
+                        self.record_packet(*packet, end)?;
                     }
                     self.packets.extend_from_slice(packets);
                 }
                 None => {
                     while self.at < end {
-                        let packet = self.code_packet(Packet::default(), end, old)?;
+                        let packet = self.code_packet(Packet::default(), end)?;
                         packet.push(&mut self.packets, 0);
                     }
                 }
             }
         }
 
-        let OpenPart::Frame { writer, .. } = &mut self.part else { return Err(ReplayError::Order) };
-        let content = self.new.window().from(start).and_then(|text| text.get(..head.size as usize));
+        let content = text_from(&self.new, start).get(..head.size as usize);
         let content = content.ok_or(ReplayError::Length)?;
+        let OpenPart::Frame { writer, .. } = &mut self.part else {
+            return Err(ReplayError::Order);
+        };
         writer.write_block(&head, content, &self.packets, &mut self.output)?;
         self.at = end;
         Ok(())
@@ -550,37 +560,27 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
     }
 
     /// Records a packet: a run of literals byte by byte.
-    fn record_packet(
-        &mut self,
-        packet: Packet,
-        end: u64,
-        old: &mut Option<&mut OldFile<'_>>,
-    ) -> Result<(), ReplayError> {
+    fn record_packet(&mut self, packet: Packet, end: u64) -> Result<(), ReplayError> {
         if packet.kind != PacketKind::Literals {
-            return self.code_packet(packet, end, old).map(drop);
+            return self.code_packet(packet, end).map(drop);
         }
         for _ in 0..packet.length {
-            self.code_packet(Packet::literals(1), end, old)?;
+            self.code_packet(Packet::literals(1), end)?;
         }
         Ok(())
     }
 
     /// Codes the next packet, which ends before `end`.
     #[inline]
-    fn code_packet(
-        &mut self,
-        given: Packet,
-        end: u64,
-        old: &mut Option<&mut OldFile<'_>>,
-    ) -> Result<Packet, ReplayError> {
+    fn code_packet(&mut self, given: Packet, end: u64) -> Result<Packet, ReplayError> {
         self.read_until(AHEAD)?;
-        self.move_old(old)?;
+        self.move_old()?;
         let (at, end) = (self.offset(), usize::try_from(end).unwrap_or(usize::MAX));
         if at >= end {
             return Err(ReplayError::Length);
         }
         let new = NewView { text: self.new.view().until(end), at, end };
-        let view = old.as_ref().map(|old| old.view());
+        let view = self.old.as_ref().map(|old| old.view());
         let coded = (&mut *self.coder, &mut self.models.packets);
         let packet = self.predictor.code(coded, view, new, given)?;
         self.at += u64::from(packet.length);
@@ -590,7 +590,7 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
 
     /// Moves the visible range of the old text, once for each stride.
     #[inline]
-    fn move_old(&mut self, old: &mut Option<&mut OldFile<'_>>) -> Result<(), ReplayError> {
+    fn move_old(&mut self) -> Result<(), ReplayError> {
         if self.at < self.next_stride {
             return Ok(());
         }
@@ -598,8 +598,9 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
             return Err(ReplayError::Cut);
         }
         self.next_stride = self.at + STRIDE;
-        if let Some(old) = old {
-            let aligned = self.predictor.aligned_offset(self.offset());
+        if let Some(old) = &mut self.old {
+            let at = usize::try_from(self.at).unwrap_or(usize::MAX);
+            let aligned = self.predictor.aligned_offset(at);
             old.show(aligned, 2 * STRIDE as usize).map_err(ReplayError::Old)?;
             self.predictor.index_old(old.text());
         }
@@ -623,6 +624,11 @@ impl<'c, C: Coder, R: Read> FileCoder<'c, C, R> {
     fn offset(&self) -> usize {
         usize::try_from(self.at).unwrap_or(usize::MAX)
     }
+}
+
+/// The text that is held, from an offset on.
+fn text_from<'t>(text: &'t NewText<'_>, from: u64) -> &'t [u8] {
+    text.view().from(usize::try_from(from).unwrap_or(usize::MAX))
 }
 
 fn step_kind(step: Option<&FileStep>) -> StepKind {

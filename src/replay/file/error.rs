@@ -47,7 +47,7 @@ pub enum ReplayError {
     Write(io::Error),
     /// The old file is not as expected.
     #[error("the old file: {0}")]
-    Old(FileOpenError),
+    Old(#[from] FileOpenError),
     /// The decision stream ends early, or has no beginning.
     #[error("the decision stream is cut")]
     Cut,

@@ -6,6 +6,7 @@
 
 mod coder;
 mod error;
+mod forms;
 mod input;
 mod new_text;
 mod old_file;
@@ -13,8 +14,13 @@ mod plain_reader;
 mod reader;
 mod step_models;
 
-pub use coder::{DecisionReader, DecisionWriter, Recorded};
-pub use error::{FileRefusal, FileOpenError, ReplayError, RecordError};
+pub use coder::{DecisionReader, DecisionWriter, RebuiltFile, Recorded};
+pub use error::{FileOpenError, FileRefusal, RecordError, ReplayError};
+pub use forms::{Forms, REPLAY_NEEDS, UnknownForms};
+pub use new_text::{NewText, ReadText};
 pub use old_file::OldFile;
 pub use plain_reader::PlainReader;
-pub use reader::{OpenLimits, PartReader, FileStep, Forms};
+pub use reader::{FileStep, OpenLimits, PartReader};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! The plain form of the file that is made, read as it is needed.
+//! The plain form of the file that is made, in memory or read as it is needed.
 
 use std::io::{self, Read};
 
@@ -6,13 +6,21 @@ use crate::replay::{TextView, Window};
 
 const PIECE: usize = 64 << 10;
 /// Bytes that are held before an offset, at least: the largest distance of the match finder.
-const HELD: usize = 4 << 20;
+const HELD: usize = 2 << 20;
 /// Bytes that may be held after an offset, at most: a chunk of xz, and two pieces.
 const AFTER: usize = (2 << 20) + 2 * PIECE;
 
-/// Reader of a text of known length that holds the bytes around an offset.
-pub struct NewText<R> {
-    input: R,
+/// A text of known length, of which at least the bytes around an offset are held.
+pub enum NewText<'t> {
+    /// All of it is in memory.
+    Held(&'t [u8]),
+    /// It is read as it is needed.
+    Read(ReadText<'t>),
+}
+
+/// The end of a text that is read.
+pub struct ReadText<'t> {
+    input: Box<dyn Read + 't>,
     text: Window,
     /// Length of the whole text.
     length: u64,
@@ -20,23 +28,56 @@ pub struct NewText<R> {
     held: usize,
 }
 
-impl<R: Read> NewText<R> {
-    pub fn new(input: R, length: u64) -> Self {
-        NewText { input, text: Window::default(), length, held: HELD }
+impl<'t> NewText<'t> {
+    /// Prepares to read a text of `length` bytes.
+    pub fn read(input: Box<dyn Read + 't>, length: u64) -> Self {
+        NewText::Read(ReadText { input, text: Window::default(), length, held: HELD })
     }
 
     /// Length of the whole text in bytes.
     pub fn length(&self) -> u64 {
-        self.length
+        match self {
+            NewText::Held(text) => text.len() as u64,
+            NewText::Read(text) => text.length,
+        }
     }
 
     /// Holds at least a dictionary of `size` bytes from now on.
-    pub fn hold(&mut self, size: usize) {
-        self.held = size.max(HELD);
+    pub(super) fn hold(&mut self, size: usize) {
+        if let NewText::Read(text) = self {
+            text.held = size.max(HELD);
+        }
     }
 
     /// Reads until the text is held up to the offset `end`, or to its end.
-    pub fn read_until(&mut self, end: u64) -> io::Result<()> {
+    #[inline]
+    pub(super) fn read_until(&mut self, end: u64) -> io::Result<()> {
+        match self {
+            NewText::Held(_) => Ok(()),
+            NewText::Read(text) => text.read_until(end),
+        }
+    }
+
+    /// The text that is held.
+    #[inline]
+    pub(super) fn view(&self) -> TextView<'_> {
+        match self {
+            NewText::Held(bytes) => TextView { bytes, start: 0 },
+            NewText::Read(text) => text.text.view(),
+        }
+    }
+
+    /// Whether the input has no more bytes than the text.
+    pub(super) fn is_exhausted(&mut self) -> io::Result<bool> {
+        match self {
+            NewText::Held(_) => Ok(true),
+            NewText::Read(text) => Ok(text.input.read(&mut [0])? == 0),
+        }
+    }
+}
+
+impl ReadText<'_> {
+    fn read_until(&mut self, end: u64) -> io::Result<()> {
         let end = end.min(self.length);
         while self.text.end() < end {
             self.text.forget_before_last(self.held + AFTER);
@@ -47,20 +88,5 @@ impl<R: Read> NewText<R> {
             self.input.read_exact(&mut target[before..])?;
         }
         Ok(())
-    }
-
-    /// The text that is held.
-    pub fn view(&self) -> TextView<'_> {
-        self.text.view()
-    }
-
-    /// The text that is held.
-    pub fn window(&self) -> &Window {
-        &self.text
-    }
-
-    /// Whether the input has no more bytes than the text.
-    pub fn is_exhausted(&mut self) -> io::Result<bool> {
-        Ok(self.input.read(&mut [0])? == 0)
     }
 }

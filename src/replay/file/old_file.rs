@@ -10,7 +10,7 @@ use crate::replay::{Packet, TextView, Window};
 /// Bytes that are visible before and after the aligned offset.
 ///
 /// This is part of the format: a file may be in memory on one side and a stream on the other.
-const AROUND: usize = 4 << 20;
+const AROUND: usize = 2 << 20;
 
 /// Plain form and decisions of an old file, around the offset that is aligned.
 pub struct OldFile<'o> {
@@ -47,6 +47,11 @@ impl<'o> OldFile<'o> {
             file.read_step()?;
         }
         Ok(file)
+    }
+
+    /// Whether all of the file was read.
+    pub fn is_complete(&self) -> bool {
+        self.reader.is_none()
     }
 
     /// The plain form that is held.

@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 
 use super::error::FileOpenError;
-use super::reader::{OpenLimits, PartReader, Forms};
+use super::forms::Forms;
+use super::reader::{OpenLimits, PartReader};
 use crate::replay::{Packet, Window};
 
 /// Reads the plain form of a file; its decisions are discarded.
@@ -28,6 +29,13 @@ impl<R: Read> PlainReader<R> {
     /// The forms that occurred so far.
     pub fn forms(&self) -> Forms {
         self.reader.forms()
+    }
+}
+
+impl<R: Read> PlainReader<R> {
+    /// Bytes of the plain form so far that are not in the file as they are.
+    pub fn replayed(&self) -> u64 {
+        self.reader.replayed()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, Read};
 
-use super::error::{FileRefusal, FileOpenError};
+use super::error::{FileOpenError, FileRefusal};
+use super::forms::Forms;
 use super::input::PeekInput;
 use crate::replay::{Packet, Window, xz, zstd};
 
@@ -27,18 +28,22 @@ pub struct OpenLimits {
     pub plain: u64,
 }
 
-/// Compressed forms that occur in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Forms {
-    pub xz: bool,
-    pub zstd: bool,
+impl OpenLimits {
+    /// Largest dictionary that a part may declare, in bytes.
+    ///
+    /// A part may declare more than it has content; no more than the content is held.
+    fn declared_dictionary(&self) -> u64 {
+        if self.plain <= self.dictionary { u64::MAX } else { self.dictionary }
+    }
 }
 
 /// A step through a file. Plain content and packets of a step are appended to the buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileStep {
     /// Bytes of the plain form that are in the file as they are.
-    Raw { length: u32 },
+    Raw {
+        length: u32,
+    },
     XzStart(xz::StreamHead),
     Xz(xz::XzStep),
     FrameStart(zstd::FrameHead),
@@ -53,6 +58,7 @@ pub struct PartReader<R> {
     forms: Forms,
     /// Bytes of the plain form so far.
     length: u64,
+    replayed: u64,
     /// Size of the dictionary of the current part, in bytes.
     dictionary: u64,
 }
@@ -61,7 +67,10 @@ enum Place<R> {
     /// Before a part.
     Between(PeekInput<R>),
     /// Inside bytes as they are.
-    Raw { input: PeekInput<R>, left: u64 },
+    Raw {
+        input: PeekInput<R>,
+        left: u64,
+    },
     Xz(xz::XzReader<PeekInput<R>>),
     Frame(zstd::FrameReader<PeekInput<R>>),
     /// At the end, or after an error.
@@ -84,6 +93,7 @@ impl<R: Read> PartReader<R> {
             limits,
             forms: Forms::default(),
             length: 0,
+            replayed: 0,
             dictionary: 0,
         }
     }
@@ -98,6 +108,11 @@ impl<R: Read> PartReader<R> {
         self.forms
     }
 
+    /// Bytes of the plain form so far that are not in the file as they are.
+    pub fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
     /// Reads the next step; `None` at the end of the file.
     ///
     /// The content of the step is appended to `plain`, which must hold the last
@@ -109,7 +124,11 @@ impl<R: Read> PartReader<R> {
     ) -> Result<Option<FileStep>, FileOpenError> {
         let before = plain.end();
         let step = self.advance(plain, packets)?;
-        self.length += plain.end() - before;
+        let length = plain.end() - before;
+        self.length += length;
+        if !matches!(step, Some(FileStep::Raw { .. })) {
+            self.replayed += length;
+        }
         if self.length > self.limits.plain {
             return Err(FileRefusal::TooLarge(self.limits.plain).into());
         }
@@ -172,7 +191,7 @@ impl<R: Read> PartReader<R> {
             Part::Raw { length } => self.read_raw(input, length, plain),
             Part::Xz => {
                 self.forms.xz = true;
-                let limits = xz::XzLimits { dictionary: self.limits.dictionary };
+                let limits = xz::XzLimits { dictionary: self.limits.declared_dictionary() };
                 let reader = xz::XzReader::open(input, limits).map_err(FileOpenError::Xz)?;
                 let head = reader.head();
                 self.place = Place::Xz(reader);
@@ -180,7 +199,7 @@ impl<R: Read> PartReader<R> {
             }
             Part::Frame => {
                 self.forms.zstd = true;
-                let limits = zstd::FrameLimits { window: self.limits.dictionary };
+                let limits = zstd::FrameLimits { window: self.limits.declared_dictionary() };
                 let reader = zstd::FrameReader::open(input, limits).map_err(FileOpenError::Zstd)?;
                 self.dictionary = reader.head().window();
                 let head = reader.head().clone();
@@ -210,8 +229,7 @@ impl<R: Read> PartReader<R> {
         plain.push(&bytes[..length]);
         input.consume(length);
         let left = left.saturating_sub(length as u64);
-        self.place =
-            if left == 0 { Place::Between(input) } else { Place::Raw { input, left } };
+        self.place = if left == 0 { Place::Between(input) } else { Place::Raw { input, left } };
         Ok(Some(FileStep::Raw { length: length as u32 }))
     }
 }

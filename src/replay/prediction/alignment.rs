@@ -14,8 +14,8 @@ const LEAST_EQUAL: usize = 12;
 const LEAST_ADVANTAGE: usize = 4;
 /// Old bytes for which one shift is recorded.
 const MAP_UNIT: usize = 64;
-/// Entries of the map of shifts, at most; together they cover 16 MiB.
-const MAP_ENTRIES: usize = 1 << 18;
+/// Entries of the map of shifts, at most; together they cover 4 MiB, as much as is visible.
+const MAP_ENTRIES: usize = 1 << 16;
 const NONE: u32 = u32::MAX;
 
 /// Aligns a new text, from its beginning to its end, with an old one.

@@ -4,7 +4,7 @@ use super::comparison::Comparisons;
 use crate::replay::text_view::TextView;
 
 /// Largest distance, in bytes: it bounds the memory.
-const MAX_DISTANCE: usize = 4 << 20;
+const MAX_DISTANCE: usize = 2 << 20;
 /// Bits of the hashes of two, three and four bytes.
 const HASH_BITS: [u32; 3] = [16, 16, 17];
 const NONE: u32 = u32::MAX;
@@ -82,7 +82,8 @@ impl MatchFinder {
                 continue;
             }
             let distance = at - place as usize;
-            let equal = comparisons.count_equal(text.bytes, at - text.start, distance, limits.longest);
+            let equal =
+                comparisons.count_equal(text.bytes, at - text.start, distance, limits.longest);
             if equal > best {
                 best = equal;
                 self.found.push(Candidate { length: equal as u32, distance: distance as u32 });

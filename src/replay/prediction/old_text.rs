@@ -34,7 +34,7 @@ impl OldDecisions {
     pub fn forget_before(&mut self, offset: usize) {
         let first = self.starts.partition_point(|start| (*start as usize) < offset);
         let excess = first.saturating_sub(1);
-        if excess > self.packets.len() / 2 {
+        if excess > self.packets.len() / 4 {
             self.packets.drain(..excess);
             self.starts.drain(..excess);
         }
@@ -45,9 +45,8 @@ impl OldDecisions {
     /// `cursor` is the index that the last search returned; it makes the next one fast.
     #[inline]
     pub fn at(&self, offset: usize, cursor: &mut usize) -> Option<(Packet, usize)> {
-        let is_from = |index: usize| {
-            self.starts.get(index).is_some_and(|start| *start as usize <= offset)
-        };
+        let is_from =
+            |index: usize| self.starts.get(index).is_some_and(|start| *start as usize <= offset);
         if !is_from(*cursor) || is_from(*cursor + 2) {
             let after = self.starts.partition_point(|start| *start as usize <= offset);
             *cursor = after.checked_sub(1)?;

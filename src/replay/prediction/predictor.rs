@@ -263,7 +263,8 @@ impl Predictor {
         new: NewView<'_>,
         given: Packet,
     ) -> Result<Packet, DecisionDefect> {
-        let class = kind_class(predicted.kind) << 1 | usize::from(self.last == PacketKind::Literals);
+        let class =
+            kind_class(predicted.kind) << 1 | usize::from(self.last == PacketKind::Literals);
         let beside = [0, 1, 2, 3].map(|index| self.equal_at_repeat(new, index));
         let third = if self.family == Family::Lzma { beside[2].max(beside[3]) } else { beside[2] };
         let kinds = &mut models.kinds[(class * 3 + beside[0]) * 9 + beside[1] * 3 + third];

@@ -2,7 +2,7 @@
 
 use super::check::{CheckKind, ContentCheck};
 use super::chunk::{ChunkKind, DictionaryUse, RequiredReset, Reset};
-use super::error::{XzOpenError, SizeKind, XzDefect, XzRefusal};
+use super::error::{SizeKind, XzDefect, XzOpenError, XzRefusal};
 use super::varint;
 
 const LZMA2: u64 = 0x21;

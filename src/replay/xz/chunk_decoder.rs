@@ -10,9 +10,9 @@ use crate::replay::{Packet, Window};
 pub(super) struct ChunkDecoder<'a> {
     /// The dictionary, and room for the chunk at its end.
     bytes: &'a mut [u8],
-    /// XzIndex of the next byte of the chunk.
+    /// Index of the next byte of the chunk.
     at: usize,
-    /// XzIndex of the first byte that matches can reach.
+    /// Index of the first byte that matches can reach.
     first: usize,
     /// Difference between positions in the dictionary and indices of `bytes`, modulo 2^N.
     position_offset: usize,

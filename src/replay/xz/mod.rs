@@ -24,9 +24,9 @@ mod writer;
 mod tests;
 
 pub use block::XzBlockHead;
-pub use check::{XzCheck, CheckKind};
+pub use check::{CheckKind, XzCheck};
 pub use chunk::{ChunkHead, ChunkKind, DictionaryUse, Properties, Reset};
-pub use error::{XzOpenError, XzWriteError, SizeKind, XzDefect, XzRefusal};
+pub use error::{SizeKind, XzDefect, XzOpenError, XzRefusal, XzWriteError};
 pub use reader::{XzLimits, XzReader, XzStep};
 pub use stream::StreamHead;
 pub use writer::XzWriter;

@@ -2,17 +2,17 @@
 
 use std::io::{BufRead, ErrorKind};
 
-use super::block::{XzBlockHead, BlockProgress};
+use super::block::{BlockProgress, XzBlockHead};
 use super::check::XzCheck;
 use super::chunk::{ChunkHead, ChunkKind, DictionaryUse, MAX_PACKED, Properties, Reset};
 use super::chunk_decoder::ChunkDecoder;
-use super::error::{XzOpenError, XzDefect, XzRefusal};
-use super::index::{XzIndex, MAX_RECORDS};
+use super::error::{XzDefect, XzOpenError, XzRefusal};
+use super::index::{MAX_RECORDS, XzIndex};
 use super::model::LzmaModel;
 use super::stream::{HEADER_LENGTH, StreamHead};
 use crate::replay::{Packet, Window};
 
-/// XzLimits of the streams that are read.
+/// Limits of the streams that are read.
 #[derive(Clone, Copy, Debug)]
 pub struct XzLimits {
     /// Largest size of a dictionary in bytes: the caller holds that much plain content.

@@ -1,7 +1,7 @@
 //! Headers and footers of streams.
 
 use super::check::CheckKind;
-use super::error::{XzOpenError, XzDefect, XzRefusal};
+use super::error::{XzDefect, XzOpenError, XzRefusal};
 
 const MAGIC: &[u8; 6] = b"\xfd7zXZ\0";
 const FOOTER_MAGIC: &[u8; 2] = b"YZ";

@@ -95,7 +95,7 @@ impl Driver {
                     ChunkKind::Stored(dictionary) => {
                         self.replay.ends.stored += 1;
                         let size = head.plain_size;
-                        self.writer.write_stored_chunk(dictionary, &self.plain, at, size)?;
+                        self.writer.write_stored_chunk(dictionary, self.plain.view(), at, size)?;
                     }
                     ChunkKind::Lzma(reset) => self.write_packets(reset, at)?,
                 }
@@ -120,7 +120,7 @@ impl Driver {
         for mut packet in self.packets.drain(..) {
             while packet.length > 0 {
                 was_full |= self.writer.chunk_is_full();
-                let written = self.writer.write_packet(packet, &self.plain, at)?;
+                let written = self.writer.write_packet(packet, self.plain.view(), at)?;
                 assert!(written > 0);
                 packet.length -= written;
                 at += u64::from(written);
@@ -337,7 +337,7 @@ fn chunks_of_other_encoders_are_reproduced() {
     // The encoder of liblzma would end the chunk after about 60,500 bytes.
     while at < content.len() as u64 {
         let packet = Packet::literals((content.len() as u64 - at) as u32);
-        at += u64::from(writer.write_packet(packet, &plain, at).unwrap());
+        at += u64::from(writer.write_packet(packet, plain.view(), at).unwrap());
     }
     writer.end_chunk().unwrap();
     writer.end_block(&XzCheck::Computed).unwrap();

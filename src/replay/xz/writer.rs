@@ -1,14 +1,14 @@
 //! Makes streams from plain content and decisions.
 
-use super::block::{XzBlockHead, BlockProgress};
+use super::block::{BlockProgress, XzBlockHead};
 use super::check::XzCheck;
 use super::chunk::{ChunkKind, DictionaryUse, MAX_PACKED, MAX_PLAIN, Reset};
 use super::error::XzWriteError;
-use super::index::{XzIndex, MAX_RECORDS};
-use super::model::{MATCH_LENGTHS, LzmaModel};
+use super::index::{MAX_RECORDS, XzIndex};
+use super::model::{LzmaModel, MATCH_LENGTHS};
 use super::stream::StreamHead;
 use crate::replay::range_coder::Encoder;
-use crate::replay::{Packet, PacketKind, Window};
+use crate::replay::{Packet, PacketKind, TextView};
 
 /// Bytes that liblzma's encoder leaves free in the buffer of a chunk (`LOOP_INPUT_MAX`).
 const RESERVE: u64 = 4097;
@@ -84,7 +84,7 @@ impl XzWriter {
     pub fn write_packet(
         &mut self,
         packet: Packet,
-        plain: &Window,
+        plain: TextView<'_>,
         at: u64,
     ) -> Result<u32, XzWriteError> {
         let (Some(OpenBlock { progress, chunk: Some(chunk) }), Some(model)) =
@@ -132,7 +132,7 @@ impl XzWriter {
     pub fn write_stored_chunk(
         &mut self,
         dictionary: DictionaryUse,
-        plain: &Window,
+        plain: TextView<'_>,
         at: u64,
         length: u32,
     ) -> Result<(), XzWriteError> {
@@ -309,7 +309,7 @@ struct Content<'a> {
     /// All bytes that are held.
     held: &'a [u8],
     bytes: &'a [u8],
-    /// XzIndex of the content in `held`.
+    /// Index of the content in `held`.
     start: usize,
     at: u64,
 }
@@ -317,14 +317,14 @@ struct Content<'a> {
 impl<'a> Content<'a> {
     /// Finds content of `length` bytes, at least one.
     #[inline(always)]
-    fn new(plain: &'a Window, at: u64, length: u32) -> Result<Self, XzWriteError> {
+    fn new(plain: TextView<'a>, at: u64, length: u32) -> Result<Self, XzWriteError> {
         if length == 0 {
             return Err(XzWriteError::PacketLength { length });
         }
         let missing = XzWriteError::MissingContent { at };
-        let start = at.checked_sub(plain.start()).and_then(|start| usize::try_from(start).ok());
+        let start = usize::try_from(at).ok().and_then(|at| at.checked_sub(plain.start));
         let start = start.ok_or(missing)?;
-        let held = plain.bytes();
+        let held = plain.bytes;
         let rest = held.get(start..).ok_or(missing)?;
         let bytes = rest.get(..length as usize).ok_or(missing)?;
         Ok(Content { held, bytes, start, at })

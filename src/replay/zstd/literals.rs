@@ -2,7 +2,7 @@
 
 use super::bits::ForwardBits;
 use super::huffman::{HuffmanDecoder, HuffmanEncoder, Weights};
-use super::{LiteralsHead, LiteralsKind, MAX_BLOCK_SIZE, FrameOpenError, FrameWriteError};
+use super::{FrameOpenError, FrameWriteError, LiteralsHead, LiteralsKind, MAX_BLOCK_SIZE};
 use super::{FrameRefusal, ZstdDefect};
 
 /// Bytes of the sizes of the first three of four streams.

@@ -19,7 +19,7 @@ mod tables;
 mod tests;
 mod writer;
 
-pub use error::{FrameOpenError, FrameWriteError, FrameRefusal, ZstdDefect};
+pub use error::{FrameOpenError, FrameRefusal, FrameWriteError, ZstdDefect};
 pub use head::{
     BlockHead, BlockKind, Checksum, CompressedHead, CountForm, FrameHead, LiteralsHead,
     LiteralsKind, MAX_HEAD_LENGTH, SequencesHead,

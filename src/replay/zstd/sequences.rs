@@ -4,7 +4,7 @@ use super::bits::{BackwardBits, ForwardBits};
 use super::block::BlockBuffer;
 use super::fse::{Cell, DecodeState, DecodeTable, EncodeTable};
 use super::tables::{Coded, MIN_MATCH, Repeats, SequenceTables};
-use super::{CountForm, MAX_BLOCK_SIZE, FrameWriteError, SequencesHead, ZstdDefect};
+use super::{CountForm, FrameWriteError, MAX_BLOCK_SIZE, SequencesHead, ZstdDefect};
 use crate::replay::{Packet, PacketKind, Window};
 
 /// Smallest number of sequences in two bytes, and in three.
@@ -272,7 +272,11 @@ impl SequencesWriter {
     }
 
     /// Appends the section of the block that was split last.
-    pub fn write(&mut self, head: &SequencesHead, out: &mut Vec<u8>) -> Result<(), FrameWriteError> {
+    pub fn write(
+        &mut self,
+        head: &SequencesHead,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameWriteError> {
         put_count(self.sequences.len(), head.count_form, out)?;
         let Some((last, others)) = self.sequences.split_last() else { return Ok(()) };
         out.push(head.modes);

@@ -96,7 +96,11 @@ impl ReplayedFrame {
     /// # Errors
     ///
     /// The checksum is to be computed, and the header does not announce one.
-    pub fn finish(self, checksum: Option<Checksum>, out: &mut Vec<u8>) -> Result<(), FrameWriteError> {
+    pub fn finish(
+        self,
+        checksum: Option<Checksum>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameWriteError> {
         match checksum {
             None => {}
             Some(Checksum::Stored(stored)) => out.extend_from_slice(&stored),

@@ -19,6 +19,7 @@ use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::error::ArchiveFault;
 use crate::update::notice::TransactionNotice;
+use crate::update::run::Run;
 use crate::update::source::published::{PublishedImage, is_unusable};
 use crate::update::strategy::fetch_by_digest;
 use crate::update::strategy::head_update::HeadUpdate;
@@ -190,18 +191,19 @@ pub(super) fn fill_from_archives<'d, 'a: 'd>(
     let live = update.recorded_contents();
     fill::from_live(stage, &live)?;
     let inputs: Vec<_> = archives.map(ChainArchive::input).collect();
-    fill::from_chain(stage, &live, &inputs)?;
+    fill::from_chain(stage, &live, &inputs, update.run().request.rebuild_jobs)?;
     fetch_by_digest::fill_missing(update, stage, &live)
 }
 
-/// Reports the processor time that recompression will take.
-pub(super) fn report_recompression(archives: &[ChainArchive<'_>], monitor: &dyn Monitor) {
+/// Reports the time that recompression will take.
+pub(super) fn report_recompression(archives: &[ChainArchive<'_>], run: &Run<'_>) {
     let headers = || archives.iter().map(|archive| archive.listing.header());
     let files: u64 = headers().map(|header| header.rebuilt).sum();
     if files > 0 {
         let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
         let seconds = headers().map(Header::rebuild_seconds).sum();
-        monitor.note(TransactionNotice::Recompression { files, bytes, seconds });
+        let jobs = run.request.rebuild_jobs;
+        run.monitor.note(TransactionNotice::Recompression { files, bytes, seconds, jobs });
     }
 }
 

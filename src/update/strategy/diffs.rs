@@ -45,7 +45,7 @@ pub(super) fn run(
     run.monitor.note(TransactionNotice::Strategy(&route));
 
     let (archives, image) = open_chain(repository, chain.diffs().iter(), &installed.manifest)?;
-    report_recompression(&archives, run.monitor);
+    report_recompression(&archives, run);
     let mut target = transaction.target(image, route)?;
     if let Some(rules) = update.find_other_excludes(&target)? {
         return Ok(StrategyOutcome::OtherExcludes(rules));
@@ -131,7 +131,7 @@ fn fill_while_downloading(
     let live = update.recorded_contents();
     fill::from_live(stage, &live)?;
     let inputs: Vec<_> = archives.iter().map(ChainArchive::input).collect();
-    let unpacked = fill::from_chain(stage, &live, &inputs);
+    let unpacked = fill::from_chain(stage, &live, &inputs, update.run().request.rebuild_jobs);
     if unpacked.as_ref().is_err_and(|error| !error.is_of_source()) {
         return Ok(unpacked?);
     }
@@ -139,7 +139,7 @@ fn fill_while_downloading(
     // A failed download is the reason of a failed unpacking, so it is reported first.
     wait(download)?;
     if unpacked.is_err() {
-        fill::from_chain(stage, &live, &inputs)?;
+        fill::from_chain(stage, &live, &inputs, update.run().request.rebuild_jobs)?;
     }
     fetch_by_digest::fill_missing(update, stage, &live)
 }

@@ -62,6 +62,8 @@ pub struct Settings {
     pub require_signature: bool,
     pub max_head_age: u32,
     pub staged_max_age: u32,
+    /// Compressed files that are rebuilt at a time; 0: a quarter of the processors.
+    pub rebuild_jobs: u32,
     pub allow_root_fs: Vec<String>,
     pub splay: u32,
     pub syslog: bool,
@@ -245,6 +247,7 @@ fn resolve_values(
         require_signature: pick.typed_or("require_signature", None, config.require_signature),
         max_head_age: pick.typed_or("max_head_age", None, config.max_head_age),
         staged_max_age: pick.typed_or("staged_max_age", None, config.staged_max_age),
+        rebuild_jobs: pick.typed_or("rebuild_jobs", None, config.rebuild_jobs),
         allow_root_fs: allowed.cloned().collect(),
         splay: pick.typed_or("splay", arguments.splay, config.splay),
         syslog: pick.typed_or("syslog", None, config.syslog),

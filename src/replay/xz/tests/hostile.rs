@@ -24,7 +24,7 @@ fn truncated_streams_are_defects() {
         for length in 0..stream.len() {
             let error = Driver::replay(&stream[..length]).unwrap_err();
 
-            assert!(matches!(error, OpenError::Defect(XzDefect::Truncated)), "{length}: {error}");
+            assert!(matches!(error, XzOpenError::Defect(XzDefect::Truncated)), "{length}: {error}");
         }
     }
 }
@@ -49,7 +49,7 @@ fn damaged_streams_are_refused_or_reproduced() {
 #[test]
 fn bomb_yields_one_chunk_for_each_step() {
     let stream = xz(&["-6"], &vec![0; 64 << 20]);
-    let mut reader = Reader::open(&stream[..], LIMITS).unwrap();
+    let mut reader = XzReader::open(&stream[..], LIMITS).unwrap();
     let (mut plain, mut packets) = (Window::default(), vec![]);
 
     reader.read_step(&mut plain, &mut packets).unwrap();
@@ -72,7 +72,7 @@ fn match_before_the_dictionary_is_a_defect() {
 
     let error = Driver::replay(&damaged).unwrap_err();
 
-    assert!(matches!(error, OpenError::Defect(XzDefect::MissingReset)), "{error}");
+    assert!(matches!(error, XzOpenError::Defect(XzDefect::MissingReset)), "{error}");
 }
 
 fn packets() -> impl Strategy<Value = Packet> {
@@ -94,15 +94,15 @@ proptest! {
     ) {
         let mut plain = Window::default();
         plain.push(&text(4000));
-        let mut writer = Writer::new(StreamHead { check: CheckKind::from_id(4).unwrap() });
-        let head = BlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
+        let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(4).unwrap() });
+        let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
         let Some(properties) = Properties::from_byte(properties) else { return Ok(()) };
         writer.begin_block(&head).unwrap();
         writer.begin_chunk(Reset::Dictionary(properties)).unwrap();
         let mut at = start;
 
         for packet in packets {
-            if let Ok(written) = writer.write_packet(packet, &plain, at) {
+            if let Ok(written) = writer.write_packet(packet, plain.view(), at) {
                 prop_assert!(written > 0 && written <= packet.length);
                 at += u64::from(written);
             }
@@ -110,7 +110,7 @@ proptest! {
 
         prop_assert!(at <= 4000);
         if writer.end_chunk().is_ok() {
-            writer.end_block(&Check::Computed).unwrap();
+            writer.end_block(&XzCheck::Computed).unwrap();
             prop_assert!(writer.finish().unwrap().len() < 10_000);
         }
     }
@@ -125,8 +125,8 @@ proptest! {
 
 /// A stream header, a block header, and the head of an LZMA chunk.
 fn xz_head() -> Vec<u8> {
-    let mut writer = Writer::new(StreamHead { check: CheckKind::from_id(0).unwrap() });
-    let head = BlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(0).unwrap() });
+    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
     writer.begin_block(&head).unwrap();
     let mut stream = writer.take_output();
     stream.extend_from_slice(&[0xe0, 0, 60, 0, 30, 93, 0]);
@@ -136,38 +136,38 @@ fn xz_head() -> Vec<u8> {
 #[test]
 fn calls_in_wrong_order_are_errors() {
     let plain = Window::default();
-    let head = BlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
-    let mut writer = Writer::new(StreamHead { check: CheckKind::from_id(1).unwrap() });
-    let order = Err(RebuildError::Order);
+    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(1).unwrap() });
+    let order = Err(XzWriteError::Order);
 
     assert_eq!(writer.begin_chunk(Reset::State), order);
     assert_eq!(writer.end_chunk(), order);
-    assert_eq!(writer.end_block(&Check::Computed), order);
-    assert_eq!(writer.write_packet(Packet::literals(1), &plain, 0), Err(RebuildError::Order));
+    assert_eq!(writer.end_block(&XzCheck::Computed), order);
+    assert_eq!(writer.write_packet(Packet::literals(1), plain.view(), 0), Err(XzWriteError::Order));
     assert!(!writer.chunk_is_full());
     writer.begin_block(&head).unwrap();
     assert_eq!(writer.begin_block(&head), order);
-    assert_eq!(writer.begin_chunk(Reset::State), Err(RebuildError::MissingReset));
-    assert_eq!(writer.finish().unwrap_err(), RebuildError::Order);
+    assert_eq!(writer.begin_chunk(Reset::State), Err(XzWriteError::MissingReset));
+    assert_eq!(writer.finish().unwrap_err(), XzWriteError::Order);
 }
 
 #[test]
 fn endless_chunk_is_an_error() {
     let mut plain = Window::default();
     plain.push(&noise(100_000));
-    let mut writer = Writer::new(StreamHead { check: CheckKind::from_id(0).unwrap() });
-    let head = BlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(0).unwrap() });
+    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
     let properties = Properties::from_byte(93).unwrap();
     writer.begin_block(&head).unwrap();
     writer.begin_chunk(Reset::Dictionary(properties)).unwrap();
 
     let mut at = 0;
     let error = loop {
-        match writer.write_packet(Packet::literals(90_000 - at as u32), &plain, at) {
+        match writer.write_packet(Packet::literals(90_000 - at as u32), plain.view(), at) {
             Ok(written) => at += u64::from(written),
             Err(error) => break error,
         }
     };
 
-    assert_eq!(error, RebuildError::ChunkSize);
+    assert_eq!(error, XzWriteError::ChunkSize);
 }

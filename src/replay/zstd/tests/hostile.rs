@@ -31,7 +31,7 @@ fn defects_are_named() {
     ];
     for (bytes, expected) in cases {
         match open(&bytes) {
-            Err(OpenError::Defect(defect)) => assert_eq!(defect, expected, "{bytes:x?}"),
+            Err(FrameOpenError::Defect(defect)) => assert_eq!(defect, expected, "{bytes:x?}"),
             Err(error) => panic!("{bytes:x?}: {error}"),
             Ok(_) => panic!("{bytes:x?} is valid"),
         }
@@ -43,14 +43,14 @@ fn unsupported_frames_are_refused() {
     let dictionary = [0x28, 0xB5, 0x2F, 0xFD, 0x22, 0x39, 0x30, 5, 0x29, 0, 0];
     let window = [0x28, 0xB5, 0x2F, 0xFD, 0, 0xf8, 1, 0, 0];
     let cases = [
-        (&dictionary[..], Refusal::Dictionary { id: 12345 }),
-        (&window, Refusal::Window { size: 1 << 41, limit: 1 << 27 }),
-        (&frame(&[(1, 0, b"a")]), Refusal::EmptyRun),
-        (&frame(&[(2, 3, &[1, b'a', 0])]), Refusal::EmptyRun),
+        (&dictionary[..], FrameRefusal::Dictionary { id: 12345 }),
+        (&window, FrameRefusal::Window { size: 1 << 41, limit: 1 << 27 }),
+        (&frame(&[(1, 0, b"a")]), FrameRefusal::EmptyRun),
+        (&frame(&[(2, 3, &[1, b'a', 0])]), FrameRefusal::EmptyRun),
     ];
     for (bytes, expected) in cases {
         match open(bytes) {
-            Err(OpenError::Refused(refusal)) => assert_eq!(refusal, expected),
+            Err(FrameOpenError::Refused(refusal)) => assert_eq!(refusal, expected),
             Err(error) => panic!("{expected}: {error}"),
             Ok(_) => panic!("{expected}: it is valid"),
         }
@@ -66,7 +66,7 @@ fn match_beyond_the_window_is_a_defect() {
     let raw = (0, 1024, &block[..]);
     let bytes = frame(&[raw, raw, raw, raw, raw, (2, body.len(), &body)]);
 
-    assert!(matches!(open(&bytes), Err(OpenError::Defect(ZstdDefect::Distance))));
+    assert!(matches!(open(&bytes), Err(FrameOpenError::Defect(ZstdDefect::Distance))));
 }
 
 #[test]
@@ -76,11 +76,11 @@ fn match_before_the_frame_is_a_defect() {
     let bytes = frame(&[(2, body.len(), &body)]);
     let mut plain = Window::default();
     plain.push(b"content of another frame");
-    let mut reader = Reader::open(&bytes[..], LIMITS).expect("the header is valid");
+    let mut reader = FrameReader::open(&bytes[..], LIMITS).expect("the header is valid");
 
     let result = reader.next_block(&mut plain, &mut Vec::new());
 
-    assert!(matches!(result, Err(OpenError::Defect(ZstdDefect::Distance))));
+    assert!(matches!(result, Err(FrameOpenError::Defect(ZstdDefect::Distance))));
     assert_eq!(plain.bytes(), b"content of another frame");
 }
 
@@ -89,7 +89,7 @@ fn bomb_respects_a_caller_that_stops() {
     let run = [0x02, 0x00, 0x10, 0];
     let head: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD, 0, 0x58];
     let input = head.chain(std::io::BufReader::new(Endless { bytes: run, at: 0 }));
-    let mut reader = Reader::open(input, LIMITS).expect("valid");
+    let mut reader = FrameReader::open(input, LIMITS).expect("valid");
     let mut plain = Window::default();
 
     for _ in 0..10_000 {
@@ -145,7 +145,7 @@ fn truncated_frames_are_defects() {
     for bytes in small_frames() {
         for length in 0..bytes.len() {
             let result = open(&bytes[..length]);
-            assert!(matches!(result, Err(OpenError::Defect(ZstdDefect::Truncated))));
+            assert!(matches!(result, Err(FrameOpenError::Defect(ZstdDefect::Truncated))));
         }
     }
 }
