@@ -7,7 +7,7 @@
 # make test-machines-long  more nodes and more faults; hours
 # make torture    kills, power cuts and faults by the thousand; takes hours, see scripts/torture for less
 # make demo       two generations of this machine's files, an update, a fallback, compared by rsync
-# make bench      compares with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
+# make bench      compares with rsync, OSTree and others on Debian 12 and 13; takes hours, see docs/benchmarks.md for less
 # make bench-growth       times these programs alone, on trees of ten thousand to a million entries
 # make deb        packages for Debian, in target/packages
 # make rpm        packages for Fedora, RHEL, SUSE and others with rpm, in target/packages

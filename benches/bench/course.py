@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 
-from . import proposal, verification
+from . import modules, proposal, verification
 from .daemons import Peak, rsync_daemon, web_server
 from .disk import Disk
 from .judge import judge
@@ -14,22 +14,24 @@ from .measure import Failed, cold, run, timed
 from .network import DIRECT, LINKS, Network
 from .peers import PEERS
 from .peers.peer import Pair
+from .targets import PATCH_DAY
 
 
 def say(*words):
     print(time.strftime("%H:%M:%S"), *words, file=sys.stderr, flush=True)
 
 
-def measure_pair(results, name, options):
-    """Measures one pair of generations into RESULTS."""
-    old, new = (f"{options.images}/{generation}" for generation in name.split("-"))
-    work = f"{options.dir}/work/{name}"
-    known = results.pair(name, old=size_of(old), new=size_of(new))
+def measure_pair(results, suite, name, options):
+    """Measures one pair of generations of SUITE into RESULTS."""
+    old, new = (f"{options.images[suite]}/{generation}" for generation in name.split("-"))
+    work = f"{options.dir}/work/{suite}-{name}"
+    processors = len(os.sched_getaffinity(0))
+    known = results.pair(suite, name, old=size_of(old), new=size_of(new), processors=processors)
     pair = None
     Disk(work).close()
     shutil.rmtree(work, ignore_errors=True)
     try:
-        pair = Pair(name, old, new, work)
+        pair = Pair(f"{suite} {name}", old, new, work)
         peers = [PEERS[peer](pair, options) for peer in options.peers]
         if options.proposal:
             proposal.measure(pair, options, known, say)
@@ -40,7 +42,10 @@ def measure_pair(results, name, options):
                 update(peers, LINKS[link], options, known, results)
             except Failed as why:
                 known["failed"][f"the {link} link"] = str(why)
-                say(f"{name} the {link} link FAILED: {why}")
+                say(f"{pair.name} the {link} link FAILED: {why}")
+        if name == PATCH_DAY and "ours-best" in options.peers:
+            modules.measure(pair, options, known, say)
+            results.save()
         if options.verification:
             verification.measure(pair, options, known, say)
             results.save()

@@ -1,6 +1,7 @@
 """Image generations of a real Debian node."""
 
 import contextlib
+import glob
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ PACKAGES = (
     "vim-nox", "git", "curl", "ca-certificates", "sudo", "chrony", "munge", "iproute2", "iputils-ping", "htop", "lsof",
     "strace", "tcpdump", "attr", "libcap2-bin", "man-db", "manpages-dev", "locales", "nfs-common", "slurm-client",
     "environment-modules", "g++", "gfortran", "gdb", "cmake", "openmpi-bin", "libopenmpi-dev", "python3-numpy",
+    # initramfs-tools recommends it, and compresses with gzip without it; no real node has such an initrd
+    "zstd",
 )  # fmt: skip
 QUIET = ["apt-get", "-qq", "-y", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
 # maintainer scripts ask no questions and start no services
@@ -26,10 +29,16 @@ SURROUNDINGS = {
 }
 
 
+# releases of Debian that are measured, in the order of the reports, with their titles
+SUITES = {"bookworm": "Debian 12 (bookworm)", "trixie": "Debian 13 (trixie)"}
+DEFAULT_SUITE = "bookworm"
+APT_CACHES = ("var/lib/apt/lists", "var/cache/apt")
+
+
 class Recipe(typing.NamedTuple):
     """The inputs of the generations; a mirror of None is the one of this machine's apt."""
 
-    suite: str = "bookworm"
+    suite: str = DEFAULT_SUITE
     mirror: typing.Optional[str] = None
     security: typing.Optional[str] = None
     packages: typing.Sequence = PACKAGES
@@ -62,7 +71,26 @@ def make(directory, recipe=DEFAULT):
 
 
 def mirror_of(suite):
-    """The mirror of SUITE in this machine's apt."""
+    """The mirror of SUITE in this machine's apt, or the one of the same archive of another release."""
+    wanted = (suite, *related(suite))
+    for attempt in ("as it is", "after an update"):
+        if attempt != "as it is":
+            run("apt-get", "-q", "update")
+        mirrors = mirrors_of_apt()
+        for name in wanted:
+            if name in mirrors:
+                return mirrors[name]
+    raise Failed(f"apt on this machine has none of {', '.join(wanted)}: name a mirror")
+
+
+def related(suite):
+    """The archive of SUITE in other releases, as trixie-security is that of bookworm-security."""
+    release, dash, archive = suite.partition("-")
+    return [f"{other}{dash}{archive}" for other in SUITES if other != release] if release in SUITES else []
+
+
+def mirrors_of_apt():
+    """{name of a suite: its mirror} in this machine's apt."""
     asked = [
         "apt-get",
         "indextargets",
@@ -70,14 +98,12 @@ def mirror_of(suite):
         "$(CODENAME) $(SUITE) $(RELEASE) $(REPO_URI)",
         "Created-By: Packages",
     ]
-    for attempt in ("as it is", "after an update"):
-        if attempt != "as it is":
-            run("apt-get", "-q", "update")
-        for line in run(*asked).decode().splitlines():
-            *names, address = line.split()
-            if suite in names:
-                return address.rstrip("/")
-    raise Failed(f"apt on this machine has no {suite}: name a mirror")
+    mirrors = {}
+    for line in run(*asked).decode().splitlines():
+        *names, address = line.split()
+        for name in names:
+            mirrors.setdefault(name, address.rstrip("/"))
+    return mirrors
 
 
 def bootstrap(root, recipe, mirror):
@@ -105,6 +131,15 @@ def patch_day(root, recipe, mirror, security):
         within(*QUIET, "--purge", "autoremove")
     if not newest:
         print("make-images: the updates bring no new kernel today", file=sys.stderr)
+    require_one_kernel(root)
+
+
+def require_one_kernel(root):
+    """Fails if the removal of the old kernel left files of it."""
+    for kind in ("boot/vmlinuz-*", "boot/initrd.img-*", "usr/lib/modules/*"):
+        found = glob.glob(f"{root}/{kind}")
+        if len(found) > 1:
+            raise Failed(f"the old kernel was not removed: {', '.join(sorted(found))}")
 
 
 def kernels(root):
@@ -142,7 +177,7 @@ def inhabited(root):
         os.unlink(policy)
         write(resolver, "")
         run("chroot", root, "apt-get", "clean", env=SURROUNDINGS)
-        for left in ("var/lib/apt/lists", "var/cache/apt"):
+        for left in APT_CACHES:
             for name in os.listdir(f"{root}/{left}"):
                 path = f"{root}/{left}/{name}"
                 if os.path.isdir(path):
@@ -159,6 +194,9 @@ def write(path, content):
 
 def keep(root, generation):
     """Copies ROOT to GENERATION, which is renamed into place when complete."""
+    for cache in APT_CACHES:
+        if run("find", f"{root}/{cache}", "-type", "f", "-print", "-quit"):
+            raise Failed(f"{root}/{cache} is not clean")
     run("rm", "-rf", generation, generation + ".part")
     run("cp", "-a", "--reflink=auto", root, generation + ".part")
     os.rename(generation + ".part", generation)

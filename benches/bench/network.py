@@ -22,8 +22,9 @@ class Link(typing.NamedTuple):
 
 
 DIRECT = Link("direct", "veth pair, as fast as the kernel")
-SLOW = Link("gigabit", "1 Gbit/s, 1 ms of delay in each direction", "1gbit", 0.001)
-LINKS = {link.name: link for link in (DIRECT, SLOW)}
+GIGABIT = Link("gigabit", "1 Gbit/s, 1 ms of delay in each direction", "1gbit", 0.001)
+MEGABIT_100 = Link("100mbit", "100 Mbit/s, 1 ms of delay in each direction", "100mbit", 0.001)
+LINKS = {link.name: link for link in (DIRECT, GIGABIT, MEGABIT_100)}
 
 
 class Network:

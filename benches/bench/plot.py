@@ -3,12 +3,13 @@
 import math
 from html import escape
 
+from .images import SUITES
 from .network import DIRECT
 from .peers import OURS, PEERS
 from .report import number, titled
 from .results import build_total, update_middle
 
-ROW, BAR, LABEL, COLUMN, GAP, HEAD = 22, 14, 118, 270, 34, 78
+ROW, BAR, LABEL, COLUMN, GAP, HEAD = 22, 14, 134, 270, 34, 78
 OUR_COLOUR, PEER_COLOUR, GRID, INK, FAINT = "#1f6f8b", "#b9a27a", "#dddddd", "#222222", "#777777"
 COLUMNS = (
     ("bytes on the wire, MB", lambda pair, peer: scaled(update_middle(pair, DIRECT.name, peer, "wire"), 1e6)),
@@ -24,11 +25,12 @@ def scaled(value, by):
 def plot(results):
     """The text of the SVG."""
     drawn, top = [], 34
-    for name, pair in results["pairs"].items():
-        peers = [peer for peer in PEERS if any(value(pair, peer) is not None for _, value in COLUMNS)]
-        if peers:
-            drawn.append(block(titled(name), pair, peers, top))
-            top += HEAD + ROW * len(peers) + 26
+    for suite, pairs in results["suites"].items():
+        for name, pair in pairs.items():
+            peers = [peer for peer in PEERS if any(value(pair, peer) is not None for _, value in COLUMNS)]
+            if peers:
+                drawn.append(block(f"{SUITES.get(suite, suite)}: {titled(name)}", pair, peers, top))
+                top += HEAD + ROW * len(peers) + 26
     return sheet(LABEL + len(COLUMNS) * (COLUMN + GAP), top + 24, drawn, results["machine"])
 
 

@@ -1,6 +1,7 @@
 """The tables, in Markdown."""
 
 from . import verification
+from .images import SUITES
 from .network import DIRECT, LINKS
 from .peers import PEERS
 from .results import build_total, median, update_middle
@@ -12,20 +13,30 @@ CHANGES = {PATCH_DAY: "patch day", TINY: "tiny change"}
 
 def report(results):
     """The whole report as one text."""
-    parts = ["# Benchmark", conditions(results), "## Targets", targets(results)]
-    for name, pair in results["pairs"].items():
-        parts += [f"## {titled(name)}", sizes(pair), "### Updates", updates(pair), legend(pair)]
-        for link in pair["updates"]:
-            if link != DIRECT.name:
-                parts += [f"### Updates, {LINKS[link].title}", link_lines(results, link), slow_updates(pair, link)]
-        parts += ["### Builds, from a cold page cache", builds(pair)]
-        if pair["proposal"]:
-            parts += ["### The original proposal's table", proposal(pair)]
-        if pair.get("verification"):
-            parts += ["### Reading a whole node, from a warm page cache", verifications(pair)]
-        if pair["failed"]:
-            parts += ["### Failed", failures(pair)]
+    parts = ["# Benchmark", conditions(results)]
+    for suite, pairs in results["suites"].items():
+        parts += [f"## {SUITES.get(suite, suite)}", "### Targets", targets(suite, pairs)]
+        for name, pair in pairs.items():
+            parts += [f"### {titled(name)}", *sections(results, pair)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def sections(results, pair):
+    """The tables of one pair, below its title."""
+    parts = [sizes(pair), "#### Updates", updates(pair), legend(pair)]
+    for link in pair["updates"]:
+        if link != DIRECT.name:
+            parts += [f"#### Updates, {LINKS[link].title}", link_lines(results, link), slow_updates(pair, link)]
+    parts += ["#### Builds, from a cold page cache", builds(pair)]
+    if pair.get("modules"):
+        parts += ["#### The kernel's modules alone, `best`, direct", modules(pair)]
+    if pair["proposal"]:
+        parts += ["#### The original proposal's table", proposal(pair)]
+    if pair.get("verification"):
+        parts += ["#### Reading a whole node, from a warm page cache", verifications(pair)]
+    if pair["failed"]:
+        parts += ["#### Failed", failures(pair)]
+    return parts
 
 
 def titled(name):
@@ -92,25 +103,19 @@ def sizes(pair):
     )
 
 
-def targets(results):
-    pairs = [name for name in (PATCH_DAY, TINY) if name in results["pairs"]]
-    if not pairs:
-        return "None: they are for the pairs g1-g2 and g2-g3."
-    heads = ["'target"] + [f"'{part}" for name in pairs for part in (CHANGES[name], "measured", "")]
-    rows = []
-    for target in TARGETS:
-        row = [target.title]
-        for name in pairs:
-            value = target.measure(results["pairs"][name]) if name in target.limits else None
-            if name not in target.limits:
-                row += ["", "", ""]
-            elif value is None:
-                row += [target.show_limit(name), "–", "not measured"]
-            else:
-                verdict = "reached" if target.reached(name, value) else "**not reached**"
-                row += [target.show_limit(name), target.show(value), verdict]
-        rows.append(row)
-    return table(heads, rows)
+def targets(suite, pairs):
+    columns = [(suite, name) for name in (PATCH_DAY, TINY) if name in pairs]
+    rows = [target for target in TARGETS if any(column in target.limits for column in columns)]
+    # a suite may have limits for one of both pairs only
+    columns = [column for column in columns if any(column in target.limits for target in rows)]
+    if not columns:
+        return f"None: they are for the pairs {PATCH_DAY} and {TINY} of {' and '.join(SUITES)}."
+    heads = ["'target"] + [f"'{part}" for _, name in columns for part in (CHANGES[name], "measured", "")]
+    lines = [
+        [target.title, *(cell for column in columns for cell in target.cells(column, pairs[column[1]]))]
+        for target in rows
+    ]
+    return table(heads, lines)
 
 
 def peers_of(pair, link):
@@ -224,6 +229,13 @@ def proposal(pair):
                 ]
             )
     return table(["'pack", "wall s", "times faster", "MB", "MiB"], rows)
+
+
+def modules(pair):
+    cost = pair["modules"]
+    spent = cost["user"] + cost["system"]
+    row = [number(cost["wire"], 1e6), number(cost["wall"]), number(spent), number(cost["memory"], MIB)]
+    return table(["wire MB", "wall s", "node CPU s", "node MiB", "build s"], [[*row, number(cost["build"])]])
 
 
 def verifications(pair):

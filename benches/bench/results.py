@@ -2,7 +2,8 @@
 
   machine, versions, options     the environment and the options of the run
   links    {link: {made_of, round_trip}}
-  pairs    {pair: a dictionary of the following}
+  suites   {suite: {pair: a dictionary of the following}}
+    processors  number of processors that this run may use
     old, new    {entries, bytes}
     builds      {peer: [{step: cost, ...} of each turn]}
     updates     {link: {peer: [cost of each turn]}}
@@ -10,14 +11,18 @@
     failed      {peer: why}
     proposal    {row: [cost of each turn, with the `size` of the pack]}
     verification    {row: [cost of each turn]}
+    modules     cost of the update of the kernel's modules alone, with the time of its `build`
 
 A cost has wall, sync, user, system (seconds) and memory (bytes); an update's also wire (bytes), server
-(seconds), server_memory (bytes) and mixed (milliseconds, or None).
+(seconds), server_memory (bytes) and mixed (milliseconds, or None). Older files have `pairs`, all of bookworm, in
+place of `suites`.
 """
 
 import json
 import os
 import statistics
+
+from .images import DEFAULT_SUITE
 
 
 class Results(dict):
@@ -27,7 +32,10 @@ class Results(dict):
         super().__init__(known)
         self.path = path
         self.setdefault("links", {})
-        self.setdefault("pairs", {})
+        self.setdefault("suites", {})
+        of_older_file = self.pop("pairs", None)
+        if of_older_file:
+            self["suites"][DEFAULT_SUITE] = of_older_file
 
     def save(self):
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
@@ -40,9 +48,9 @@ class Results(dict):
         with open(path, encoding="utf-8") as file:
             return cls(path, **json.load(file))
 
-    def pair(self, name, **known):
+    def pair(self, suite, name, **known):
         empty = {"builds": {}, "updates": {}, "judged": {}, "failed": {}, "proposal": {}, "verification": {}}
-        return self["pairs"].setdefault(name, {**known, **empty})
+        return self["suites"].setdefault(suite, {}).setdefault(name, {**known, **empty})
 
 
 def median(turns, field):

@@ -135,7 +135,19 @@ class Best(Ours):
     patient = True
 
 
-class Touched(Ours):
+class Followed(Ours):
+    """The build of another way, named in `needs`, followed with other options."""
+
+    needs = ""
+
+    def before_build(self):
+        pass
+
+    def build(self):
+        return {}
+
+
+class Touched(Followed):
     """The build of `normal`, followed without comparing unchanged paths."""
 
     name, effort = "ours-touched", "normal"
@@ -143,11 +155,32 @@ class Touched(Ours):
     more = ("--check=touched",)
     needs = "ours-normal"
 
-    def before_build(self):
-        pass
 
-    def build(self):
-        return {}
+class OneProcessor(Followed):
+    """The same update with all threads on one processor, so that its CPU time does not depend on their number."""
+
+    everywhere = False
+
+    def __init__(self, pair, options):
+        super().__init__(pair, options)
+        self.tools += ("taskset",)
+
+    def update(self):
+        first = min(os.sched_getaffinity(0))
+        return ["taskset", "--cpu-list", first, *super().update()]
+
+
+class NormalOneProcessor(OneProcessor):
+    name, effort = "ours-normal-1cpu", "normal"
+    title = "as `ours-normal`, on one processor of the node (`taskset`)"
+    needs = "ours-normal"
+
+
+class BestOneProcessor(OneProcessor):
+    name, effort = "ours-best-1cpu", "best"
+    title = "as `ours-best`, on one processor of the node (`taskset`)"
+    needs = "ours-best"
+    patient = True
 
 
 class Switch(Touched):
