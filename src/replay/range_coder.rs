@@ -124,7 +124,7 @@ pub trait Coder {
 }
 
 /// Reads bits.
-pub struct Decoder<'a> {
+pub struct RangeDecoder<'a> {
     input: &'a [u8],
     /// Number of bytes of `input` that were read. Bytes after its end count as zero.
     read: usize,
@@ -132,12 +132,12 @@ pub struct Decoder<'a> {
     code: u32,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> RangeDecoder<'a> {
     /// Begins at the first byte, which is always zero; `None` if it is not, or if `input` has fewer
     /// than five bytes.
     pub fn new(input: &'a [u8]) -> Option<Self> {
         let [0, code @ ..] = *input.first_chunk::<5>()? else { return None };
-        Some(Decoder { input, read: 5, range: u32::MAX, code: u32::from_be_bytes(code) })
+        Some(RangeDecoder { input, read: 5, range: u32::MAX, code: u32::from_be_bytes(code) })
     }
 
     /// Whether all of the input was read, and an encoder ended here.
@@ -171,7 +171,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-impl Coder for Decoder<'_> {
+impl Coder for RangeDecoder<'_> {
     fn has_overrun(&self) -> bool {
         self.read > self.input.len()
     }
@@ -207,7 +207,7 @@ impl Coder for Decoder<'_> {
 }
 
 /// Writes bits.
-pub struct Encoder {
+pub struct RangeEncoder {
     output: Vec<u8>,
     low: u64,
     range: u32,
@@ -217,13 +217,13 @@ pub struct Encoder {
     waiting: u64,
 }
 
-impl Default for Encoder {
+impl Default for RangeEncoder {
     fn default() -> Self {
-        Encoder { output: Vec::new(), low: 0, range: u32::MAX, cached: 0, waiting: 1 }
+        RangeEncoder { output: Vec::new(), low: 0, range: u32::MAX, cached: 0, waiting: 1 }
     }
 }
 
-impl Encoder {
+impl RangeEncoder {
     /// Bytes that are written or wait for a carry.
     pub fn pending_length(&self) -> u64 {
         self.output.len() as u64 + self.waiting
@@ -270,7 +270,7 @@ impl Encoder {
     }
 }
 
-impl Coder for Encoder {
+impl Coder for RangeEncoder {
     fn has_overrun(&self) -> bool {
         false
     }

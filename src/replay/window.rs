@@ -119,7 +119,9 @@ mod tests {
         let mut window = Window::default();
         window.push(&vec![1; 1 << 18]);
         window.push(b"end");
+
         window.forget_before_last(3);
+
         assert_eq!(window.end(), (1 << 18) + 3);
         assert_eq!(window.from(1 << 18), Some(&b"end"[..]));
         assert_eq!(window.from(0), None);

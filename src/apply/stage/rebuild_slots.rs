@@ -58,6 +58,7 @@ mod tests {
     fn no_more_slots_are_in_use_than_there_are() {
         let slots = RebuildSlots::new(2);
         let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+
         thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
@@ -68,6 +69,7 @@ mod tests {
                 });
             }
         });
+
         assert_eq!(most.into_inner(), 2);
     }
 }

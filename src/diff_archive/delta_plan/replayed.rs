@@ -1,6 +1,5 @@
 //! Patches of files with parts of xz or zstd: of their plain forms, with a decision stream.
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 
 use crate::delta::{self, Kind};
@@ -11,11 +10,12 @@ use crate::diff_archive::group::{
     Container, DeltaGroup, GroupSource, GroupTarget, PlainForm, RebuiltParts,
 };
 use crate::diff_archive::old_files::MAX_DICTIONARY;
+use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::replay::file::{DecisionWriter, Forms, OldFile, OpenLimits, PlainReader};
 
 /// The plain form of a file, and the forms of its parts.
-pub(super) struct OpenedFile {
+pub(super) struct OpenedContainer {
     pub bytes: Vec<u8>,
     pub plain: Vec<u8>,
     pub forms: Forms,
@@ -24,13 +24,13 @@ pub(super) struct OpenedFile {
 }
 
 /// Opens a file with a plain form of at most `limit` bytes; returns its bytes if it has none.
-pub(super) fn open_file(bytes: Vec<u8>, limit: u64) -> Result<OpenedFile, Vec<u8>> {
+pub(super) fn open_file(bytes: Vec<u8>, limit: u64) -> Result<OpenedContainer, Vec<u8>> {
     let mut plain = Vec::new();
     let mut reader = PlainReader::new(&bytes[..], limits(limit));
     match reader.read_to_end(&mut plain) {
         Ok(_) => {
             let (forms, replayed) = (reader.forms(), reader.replayed());
-            Ok(OpenedFile { bytes, plain, forms, replayed })
+            Ok(OpenedContainer { bytes, plain, forms, replayed })
         }
         Err(_) => Err(bytes),
     }
@@ -39,6 +39,14 @@ pub(super) fn open_file(bytes: Vec<u8>, limit: u64) -> Result<OpenedFile, Vec<u8
 /// Limits for a plain form of at most `plain` bytes.
 pub(super) fn limits(plain: u64) -> OpenLimits {
     OpenLimits { dictionary: MAX_DICTIONARY, plain }
+}
+
+/// A target of a group: size, digest, and its opened content, or its bytes if it has no plain form
+/// or must be sent as it is.
+struct PlannedTarget {
+    size: u64,
+    digest: Digest,
+    content: Result<OpenedContainer, Vec<u8>>,
 }
 
 /// The patch of the plain forms of files; one that cannot be replayed is used as it is.
@@ -50,44 +58,8 @@ pub(super) fn compute_replayed(
 ) -> Result<Option<Patch>, WriteError> {
     let most = planner.deltas.effort.max_replayed();
     let Some(sources) = open_sources(planner, pair, most)? else { return Ok(None) };
-    let mut targets = Vec::new();
-    for entry in &pair.targets {
-        let Some((size, digest)) = entry.file() else { return Ok(None) };
-        targets.push((size, digest, open_file(planner.read_target(entry, size, &digest)?, most)));
-    }
-
-    let mut as_is: HashSet<usize> = HashSet::new();
-    for (number, (_, _, target)) in targets.iter().enumerate() {
-        let limit = planner.deltas.rebuild_limit;
-        let cost = target.as_ref().map(|target| limit.replay_cost(target.replayed));
-        if !cost.is_ok_and(|cost| limit.permits_file(cost)) {
-            as_is.insert(number);
-        }
-    }
-
-    // A file whose decisions do not make it again would spoil the stream of all others.
-    let decisions = loop {
-        if as_is.len() == targets.len() {
-            return Ok(None);
-        }
-        let mut writer = DecisionWriter::default();
-        let mut failed = None;
-        for (number, (_, _, target)) in targets.iter().enumerate() {
-            let Some(target) = target.as_ref().ok().filter(|_| !as_is.contains(&number)) else {
-                continue;
-            };
-            let origin = pair.origins.get(number).copied().unwrap_or(0);
-            let old = sources.get(origin).and_then(|source| source.as_ref().ok());
-            if !record(&mut writer, target, old.map(|old| (origin as u32, old))) {
-                failed = Some(number);
-                break;
-            }
-        }
-        match failed {
-            Some(number) => as_is.insert(number),
-            None => break writer.finish(),
-        };
-    };
+    let mut targets = open_targets(planner, pair, most)?;
+    let Some(decisions) = record_all(pair, &sources, &mut targets) else { return Ok(None) };
 
     let mut group = planner.new_group(Kind::Operations);
     let (mut source, mut output, mut cost, mut packed) = (Vec::new(), Vec::new(), 0, 0);
@@ -100,25 +72,19 @@ pub(super) fn compute_replayed(
         source.extend_from_slice(form);
         group.sources.push(GroupSource { digest, size, path: entry.path.clone(), plain });
     }
-    for (number, (size, digest, target)) in targets.iter().enumerate() {
-        let rebuilt = match target {
-            Ok(target) if !as_is.contains(&number) => {
-                output.extend_from_slice(&target.plain);
-                cost += planner.deltas.rebuild_limit.replay_cost(target.replayed);
-                Some(RebuiltParts::Replayed(target.plain_form()))
-            }
-            Ok(OpenedFile { bytes, .. }) | Err(bytes) => {
-                output.extend_from_slice(bytes);
-                None
-            }
+    for PlannedTarget { size, digest, content } in &targets {
+        let (form, rebuilt) = match content {
+            Ok(opened) => (&opened.plain, Some(RebuiltParts::Replayed(opened.plain_form()))),
+            Err(bytes) => (bytes, None),
         };
+        let replayed = content.as_ref().map_or(0, |opened| opened.replayed);
+        output.extend_from_slice(form);
+        cost += planner.deltas.rebuild_limit.replay_cost(replayed);
         packed += size;
         group.targets.push(GroupTarget { digest: *digest, size: *size, rebuilt });
     }
     drop((sources, targets));
-    if group.sources.iter().map(GroupSource::length).sum::<u64>() > delta::MAX_GROUP
-        || output.len() as u64 > delta::MAX_GROUP
-    {
+    if source.len() as u64 > delta::MAX_GROUP || output.len() as u64 > delta::MAX_GROUP {
         return Ok(None);
     }
 
@@ -128,6 +94,52 @@ pub(super) fn compute_replayed(
     drop((source, output));
     patch.extend_from_slice(&decisions);
     finish(planner, group, (patch, decisions.len() as u64), (packed, cost))
+}
+
+/// Opens the targets of a group whose rebuild time is permitted.
+fn open_targets(
+    planner: &Planner<'_>,
+    pair: &PairGroup<'_>,
+    most: u64,
+) -> Result<Vec<PlannedTarget>, WriteError> {
+    let limit = planner.deltas.rebuild_limit;
+    let mut targets = Vec::new();
+    for entry in &pair.targets {
+        let Some((size, digest)) = entry.file() else { continue };
+        let opened = open_file(planner.read_target(entry, size, &digest)?, most);
+        let content = opened.and_then(|opened| {
+            let is_permitted = limit.permits_file(limit.replay_cost(opened.replayed));
+            if is_permitted { Ok(opened) } else { Err(opened.bytes) }
+        });
+        targets.push(PlannedTarget { size, digest, content });
+    }
+    Ok(targets)
+}
+
+/// Records the decisions of all targets that can be made again; the others become their bytes.
+///
+/// `None` if there is none.
+fn record_all(
+    pair: &PairGroup<'_>,
+    sources: &[Result<OpenedContainer, Vec<u8>>],
+    targets: &mut [PlannedTarget],
+) -> Option<Vec<u8>> {
+    'attempt: loop {
+        let mut writer = DecisionWriter::default();
+        let mut is_empty = true;
+        for (target, origin) in targets.iter_mut().zip(&pair.origins) {
+            let Ok(opened) = &mut target.content else { continue };
+            let old = sources.get(*origin).and_then(|source| source.as_ref().ok());
+            let old = old.zip(u32::try_from(*origin).ok()).map(|(old, number)| (number, old));
+            if !record(&mut writer, opened, old) {
+                // Its decisions have spoilt the stream for all others.
+                target.content = Err(std::mem::take(&mut opened.bytes));
+                continue 'attempt;
+            }
+            is_empty = false;
+        }
+        return (!is_empty).then(|| writer.finish());
+    }
 }
 
 /// Accepts a patch with its decision stream if it saves enough of `packed` bytes.
@@ -155,7 +167,7 @@ fn open_sources(
     planner: &Planner<'_>,
     pair: &PairGroup<'_>,
     most: u64,
-) -> Result<Option<Vec<Result<OpenedFile, Vec<u8>>>>, WriteError> {
+) -> Result<Option<Vec<Result<OpenedContainer, Vec<u8>>>>, WriteError> {
     let mut opened = Vec::new();
     for entry in &pair.sources {
         let Some((size, digest)) = entry.file() else { return Ok(None) };
@@ -168,26 +180,26 @@ fn open_sources(
 /// Adds a file to a decision stream; false if its decisions do not make it again.
 pub(super) fn record(
     writer: &mut DecisionWriter,
-    file: &OpenedFile,
-    old: Option<(u32, &OpenedFile)>,
+    file: &OpenedContainer,
+    old: Option<(u32, &OpenedContainer)>,
 ) -> bool {
     let mut old = old.map(|(number, old)| {
         (number, OldFile::new(Box::new(&old.bytes[..]), limits(old.plain.len() as u64)))
     });
     let old = old.as_mut().map(|(number, old)| (*number, old));
-    let mut made = Comparison { rest: &file.bytes, is_equal: true };
+    let mut made = FileComparison { rest: &file.bytes, is_equal: true };
     let most = file.plain.len() as u64;
     let added = writer.add(&mut &file.bytes[..], &file.plain, old, limits(most), &mut made);
     added.is_ok() && made.is_equal && made.rest.is_empty()
 }
 
 /// Compares what is written with a file.
-struct Comparison<'f> {
+struct FileComparison<'f> {
     rest: &'f [u8],
     is_equal: bool,
 }
 
-impl io::Write for Comparison<'_> {
+impl io::Write for FileComparison<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.rest.strip_prefix(bytes) {
             Some(rest) => self.rest = rest,
@@ -201,7 +213,7 @@ impl io::Write for Comparison<'_> {
     }
 }
 
-impl OpenedFile {
+impl OpenedContainer {
     /// Description of the plain form.
     pub fn plain_form(&self) -> PlainForm {
         PlainForm { length: self.plain.len() as u64, container: Container::Replayed(self.forms) }

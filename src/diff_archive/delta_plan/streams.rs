@@ -11,7 +11,7 @@ use crate::delta::{
 };
 use crate::diff_archive::delta_plan::in_memory::compute_decomposed;
 use crate::diff_archive::delta_plan::planner::{CLEAR_GAIN, Deltas, LEAST_GAIN, Patch, Planner};
-use crate::diff_archive::delta_plan::replayed::{self, OpenedFile, compute_replayed};
+use crate::diff_archive::delta_plan::replayed::{self, OpenedContainer, compute_replayed};
 use crate::diff_archive::error::WriteError;
 use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts, RebuiltParts};
 use crate::diff_archive::similarity::SequentialReader;
@@ -178,10 +178,11 @@ pub(super) fn compute_compressed(
 }
 
 /// The form in which an archive is split into its files.
+#[allow(clippy::large_enum_variant, reason = "there is one value at a time")]
 enum ArchiveForm {
     AsIs,
     Gzip(Decomposition),
-    Replayed(OpenedFile),
+    Replayed(OpenedContainer),
 }
 
 /// The patch that copies the files of an archive, such as an initrd, from the target and its old
@@ -295,7 +296,7 @@ fn choose_form(planner: &Planner<'_>, entry: &Entry) -> Result<ArchiveForm, Writ
 /// The decision stream of an archive; its old version becomes a source of the group.
 fn record_archive(
     planner: &Planner<'_>,
-    opened: &OpenedFile,
+    opened: &OpenedContainer,
     old: Option<&Entry>,
     group: &mut DeltaGroup,
 ) -> Result<Option<Vec<u8>>, WriteError> {

@@ -9,7 +9,7 @@ use super::old_file::OldFile;
 use super::reader::{FileStep, OpenLimits, PartReader};
 use super::step_models::{PieceEnd, StepKind, StepModels, sizes};
 use crate::replay::prediction::{Family, Models, NewView, Predictor, SizeModel};
-use crate::replay::range_coder::{Coder, Decoder, Encoder};
+use crate::replay::range_coder::{Coder, RangeDecoder, RangeEncoder};
 use crate::replay::{Packet, PacketKind, Window, xz, zstd};
 
 /// Bytes of the new text for which one range of the old text is visible.
@@ -29,19 +29,19 @@ const BLOCK_END: usize = 1;
 /// Records the decisions of files.
 #[derive(Default)]
 pub struct DecisionWriter {
-    coder: Encoder,
+    coder: RangeEncoder,
     models: FileModels,
 }
 
 /// Makes files from their plain forms and a decision stream.
 pub struct DecisionReader<'d> {
-    coder: Decoder<'d>,
+    coder: RangeDecoder<'d>,
     models: FileModels,
 }
 
 /// A file whose decisions were recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recorded {
+pub struct RecordedFile {
     pub forms: Forms,
     /// Bytes of the plain form.
     pub plain: u64,
@@ -67,7 +67,7 @@ impl DecisionWriter {
         old: Option<(u32, &mut OldFile<'_>)>,
         limits: OpenLimits,
         to: &mut dyn Write,
-    ) -> Result<Recorded, RecordError> {
+    ) -> Result<RecordedFile, RecordError> {
         let number = old.as_ref().map_or(0, |(number, _)| number.saturating_add(1));
         self.models.old.code(&mut self.coder, number);
 
@@ -83,7 +83,7 @@ impl DecisionWriter {
             to.write_all(&coder.output).map_err(ReplayError::Write)?;
             coder.output.clear();
         }
-        Ok(Recorded { forms: given.reader.forms(), plain: plain.len() as u64 })
+        Ok(RecordedFile { forms: given.reader.forms(), plain: plain.len() as u64 })
     }
 
     /// Ends the stream.
@@ -95,7 +95,7 @@ impl DecisionWriter {
 impl<'d> DecisionReader<'d> {
     /// Begins to read a stream.
     pub fn new(stream: &'d [u8]) -> Result<Self, ReplayError> {
-        let coder = Decoder::new(stream).ok_or(ReplayError::Cut)?;
+        let coder = RangeDecoder::new(stream).ok_or(ReplayError::Cut)?;
         Ok(DecisionReader { coder, models: FileModels::default() })
     }
 
@@ -124,7 +124,7 @@ impl<'d> DecisionReader<'d> {
 /// A contradiction is an error of the kind [`io::ErrorKind::InvalidData`] with a [`ReplayError`]
 /// inside.
 pub struct RebuiltFile<'r, 'd, 'o> {
-    coder: FileCoder<'r, 'o, Decoder<'d>>,
+    coder: FileCoder<'r, 'o, RangeDecoder<'d>>,
     /// Number of bytes of the output that were read.
     consumed: usize,
     /// Bytes that the file may still have, and those that it may have in all.
@@ -460,7 +460,7 @@ impl<'c, 'o, C: Coder> FileCoder<'c, 'o, C> {
             _ => &[],
         };
         let row = self.models.steps.heads.code(self.coder, given, zstd::MAX_HEAD_LENGTH);
-        let head = zstd::FrameHead::from_bytes(&row).map_err(|_| ReplayError::Head)?;
+        let head = zstd::ZstdFrameHead::from_bytes(&row).map_err(|_| ReplayError::Head)?;
         self.begin_part()?;
         let window = usize::try_from(head.window()).unwrap_or(usize::MAX);
         self.new.hold(window.min(usize::try_from(self.new.length()).unwrap_or(usize::MAX)));

@@ -14,7 +14,7 @@ mod plain_reader;
 mod reader;
 mod step_models;
 
-pub use coder::{DecisionReader, DecisionWriter, RebuiltFile, Recorded};
+pub use coder::{DecisionReader, DecisionWriter, RebuiltFile, RecordedFile};
 pub use error::{FileOpenError, FileRefusal, RecordError, ReplayError};
 pub use forms::{Forms, REPLAY_NEEDS, UnknownForms};
 pub use new_text::{NewText, ReadText};

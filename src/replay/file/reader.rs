@@ -46,14 +46,14 @@ pub enum FileStep {
     },
     XzStart(xz::StreamHead),
     Xz(xz::XzStep),
-    FrameStart(zstd::FrameHead),
+    FrameStart(zstd::ZstdFrameHead),
     Block(zstd::BlockHead),
     FrameEnd(Option<zstd::Checksum>),
 }
 
 /// Reads a file as plain form and decisions.
 pub struct PartReader<R> {
-    place: Place<R>,
+    place: FilePlace<R>,
     limits: OpenLimits,
     forms: Forms,
     /// Bytes of the plain form so far.
@@ -63,7 +63,7 @@ pub struct PartReader<R> {
     dictionary: u64,
 }
 
-enum Place<R> {
+enum FilePlace<R> {
     /// Before a part.
     Between(PeekInput<R>),
     /// Inside bytes as they are.
@@ -72,7 +72,7 @@ enum Place<R> {
         left: u64,
     },
     Xz(xz::XzReader<PeekInput<R>>),
-    Frame(zstd::FrameReader<PeekInput<R>>),
+    Frame(zstd::ZstdFrameReader<PeekInput<R>>),
     /// At the end, or after an error.
     Ended,
 }
@@ -89,7 +89,7 @@ impl<R: Read> PartReader<R> {
     /// Prepares to read a file from its beginning.
     pub fn new(input: R, limits: OpenLimits) -> Self {
         PartReader {
-            place: Place::Between(PeekInput::new(input)),
+            place: FilePlace::Between(PeekInput::new(input)),
             limits,
             forms: Forms::default(),
             length: 0,
@@ -140,35 +140,35 @@ impl<R: Read> PartReader<R> {
         plain: &mut Window,
         packets: &mut Vec<Packet>,
     ) -> Result<Option<FileStep>, FileOpenError> {
-        match std::mem::replace(&mut self.place, Place::Ended) {
-            Place::Ended => Ok(None),
-            Place::Between(input) => self.begin_part(input, plain),
-            Place::Raw { input, left } => self.read_raw(input, left, plain),
-            Place::Xz(mut reader) => {
+        match std::mem::replace(&mut self.place, FilePlace::Ended) {
+            FilePlace::Ended => Ok(None),
+            FilePlace::Between(input) => self.begin_part(input, plain),
+            FilePlace::Raw { input, left } => self.read_raw(input, left, plain),
+            FilePlace::Xz(mut reader) => {
                 let step = reader.read_step(plain, packets).map_err(FileOpenError::Xz)?;
                 match &step {
                     None | Some(xz::XzStep::StreamEnd) => {
-                        self.place = Place::Between(reader.into_input());
+                        self.place = FilePlace::Between(reader.into_input());
                     }
                     Some(step) => {
                         if let xz::XzStep::BlockStart(head) = step {
                             self.dictionary = head.dictionary_size().into();
                         }
-                        self.place = Place::Xz(reader);
+                        self.place = FilePlace::Xz(reader);
                     }
                 }
                 Ok(step.map(FileStep::Xz))
             }
-            Place::Frame(mut reader) => {
+            FilePlace::Frame(mut reader) => {
                 let block = reader.next_block(plain, packets).map_err(FileOpenError::Zstd)?;
                 match block {
                     None => {
                         let checksum = reader.checksum();
-                        self.place = Place::Between(reader.into_input());
+                        self.place = FilePlace::Between(reader.into_input());
                         Ok(Some(FileStep::FrameEnd(checksum)))
                     }
                     Some(head) => {
-                        self.place = Place::Frame(reader);
+                        self.place = FilePlace::Frame(reader);
                         Ok(Some(FileStep::Block(head)))
                     }
                 }
@@ -182,7 +182,9 @@ impl<R: Read> PartReader<R> {
         plain: &mut Window,
     ) -> Result<Option<FileStep>, FileOpenError> {
         let is_first = input.offset() == 0;
-        match recognize(input.peek(AHEAD)?, is_first) {
+        let ahead = input.peek(AHEAD)?;
+        let part = if is_first { recognize_first(ahead) } else { recognize(ahead) };
+        match part {
             Part::End if self.forms == Forms::default() => Err(FileRefusal::NoPart.into()),
             Part::End => Ok(None),
             Part::Raw { length: u64::MAX } if self.forms == Forms::default() => {
@@ -194,16 +196,17 @@ impl<R: Read> PartReader<R> {
                 let limits = xz::XzLimits { dictionary: self.limits.declared_dictionary() };
                 let reader = xz::XzReader::open(input, limits).map_err(FileOpenError::Xz)?;
                 let head = reader.head();
-                self.place = Place::Xz(reader);
+                self.place = FilePlace::Xz(reader);
                 Ok(Some(FileStep::XzStart(head)))
             }
             Part::Frame => {
                 self.forms.zstd = true;
                 let limits = zstd::FrameLimits { window: self.limits.declared_dictionary() };
-                let reader = zstd::FrameReader::open(input, limits).map_err(FileOpenError::Zstd)?;
+                let reader =
+                    zstd::ZstdFrameReader::open(input, limits).map_err(FileOpenError::Zstd)?;
                 self.dictionary = reader.head().window();
                 let head = reader.head().clone();
-                self.place = Place::Frame(reader);
+                self.place = FilePlace::Frame(reader);
                 Ok(Some(FileStep::FrameStart(head)))
             }
         }
@@ -229,13 +232,23 @@ impl<R: Read> PartReader<R> {
         plain.push(&bytes[..length]);
         input.consume(length);
         let left = left.saturating_sub(length as u64);
-        self.place = if left == 0 { Place::Between(input) } else { Place::Raw { input, left } };
+        self.place =
+            if left == 0 { FilePlace::Between(input) } else { FilePlace::Raw { input, left } };
         Ok(Some(FileStep::Raw { length: length as u32 }))
     }
 }
 
+/// The part at the beginning of a file, which may be a boot image, and not zero bytes.
+fn recognize_first(ahead: &[u8]) -> Part {
+    match kernel_payload_offset(ahead) {
+        Some(length) => Part::Raw { length },
+        None if ahead.first() == Some(&0) => Part::Raw { length: u64::MAX },
+        None => recognize(ahead),
+    }
+}
+
 /// The part that begins with `ahead`.
-fn recognize(ahead: &[u8], is_first: bool) -> Part {
+fn recognize(ahead: &[u8]) -> Part {
     if ahead.is_empty() {
         return Part::End;
     }
@@ -247,11 +260,9 @@ fn recognize(ahead: &[u8], is_first: bool) -> Part {
     }
 
     let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
-    let raw = if is_first { kernel_payload_offset(ahead) } else { None };
-    let raw = raw.or_else(|| cpio_entry_length(ahead)).or_else(|| skippable_length(ahead));
-    match raw {
+    match cpio_entry_length(ahead).or_else(|| skippable_length(ahead)) {
         Some(length) => Part::Raw { length },
-        None if zeros > 0 && !is_first => Part::Raw { length: zeros as u64 },
+        None if zeros > 0 => Part::Raw { length: zeros as u64 },
         None => Part::Raw { length: u64::MAX },
     }
 }

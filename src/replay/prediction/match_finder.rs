@@ -21,12 +21,12 @@ pub struct MatchFinder {
     first: usize,
     /// Largest distance, in bytes.
     reach: usize,
-    found: Vec<Candidate>,
+    found: Vec<EarlierPlace>,
 }
 
 /// An earlier place: the length that agrees, and its distance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct EarlierPlace {
     pub length: u32,
     pub distance: u32,
 }
@@ -69,7 +69,7 @@ impl MatchFinder {
         at: usize,
         limits: SearchLimits,
         comparisons: &mut Comparisons,
-    ) -> &[Candidate] {
+    ) -> &[EarlierPlace] {
         self.index_before(text, at);
         self.found.clear();
         let here = text.from(at);
@@ -86,7 +86,7 @@ impl MatchFinder {
                 comparisons.count_equal(text.bytes, at - text.start, distance, limits.longest);
             if equal > best {
                 best = equal;
-                self.found.push(Candidate { length: equal as u32, distance: distance as u32 });
+                self.found.push(EarlierPlace { length: equal as u32, distance: distance as u32 });
             }
         }
 
@@ -105,7 +105,8 @@ impl MatchFinder {
                     comparisons.count_equal(text.bytes, at - text.start, distance, limits.longest);
                 if equal > best {
                     best = equal;
-                    self.found.push(Candidate { length: equal as u32, distance: distance as u32 });
+                    self.found
+                        .push(EarlierPlace { length: equal as u32, distance: distance as u32 });
                 }
             }
 

@@ -5,7 +5,7 @@ use super::comparison::Comparisons;
 use super::match_finder::{MatchFinder, SearchLimits};
 use super::models::{Models, NUMBERED};
 use super::old_text::OldView;
-use super::repeats::{Family, Repeats};
+use super::repeats::{Family, RepeatedDistances};
 use crate::replay::packet::{Packet, PacketKind};
 use crate::replay::range_coder::Coder;
 use crate::replay::text_view::TextView;
@@ -30,7 +30,7 @@ pub struct Predictor {
     alignment: Alignment,
     finder: MatchFinder,
     comparisons: Comparisons,
-    repeats: Repeats,
+    repeats: RepeatedDistances,
     /// First offset of the dictionary, and its size in bytes: the largest distance.
     dictionary: (usize, usize),
     /// Kind of the last packet.
@@ -86,7 +86,7 @@ impl Predictor {
             alignment: Alignment::new(length),
             finder: MatchFinder::new(length),
             comparisons: Comparisons::default(),
-            repeats: Repeats::new(family),
+            repeats: RepeatedDistances::new(family),
             dictionary: (0, 0),
             last: PacketKind::Match,
             right: [0; 2],
@@ -123,7 +123,7 @@ impl Predictor {
 
     /// Sets the repeated distances to those at the beginning of a stream.
     pub fn reset_repeats(&mut self) {
-        self.repeats = Repeats::new(self.family);
+        self.repeats = RepeatedDistances::new(self.family);
     }
 
     /// Begins a block.

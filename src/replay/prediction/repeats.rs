@@ -48,21 +48,21 @@ impl Family {
 
 /// The repeated distances at an offset.
 #[derive(Clone, Copy, Debug)]
-pub struct Repeats {
+pub struct RepeatedDistances {
     family: Family,
     distances: [u32; 4],
     /// Whether the packet before was literals; zstd's offset values depend on it.
     after_literals: bool,
 }
 
-impl Repeats {
+impl RepeatedDistances {
     /// Those at the beginning of a stream.
     pub fn new(family: Family) -> Self {
         let distances = match family {
             Family::Lzma => [1; 4],
             Family::Zstd => [1, 4, 8, 0],
         };
-        Repeats { family, distances, after_literals: false }
+        RepeatedDistances { family, distances, after_literals: false }
     }
 
     /// Whether the packet before was literals.

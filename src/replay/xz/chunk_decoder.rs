@@ -3,7 +3,7 @@
 use super::block::BlockProgress;
 use super::error::XzDefect;
 use super::model::LzmaModel;
-use crate::replay::range_coder::Decoder;
+use crate::replay::range_coder::RangeDecoder;
 use crate::replay::{Packet, Window};
 
 /// Decodes one LZMA chunk.
@@ -46,7 +46,7 @@ impl<'a> ChunkDecoder<'a> {
         if let [_, 0xff, 0xff, 0xff, 0xff, ..] = packed {
             return Err(XzDefect::ChunkData);
         }
-        let mut decoder = Decoder::new(packed).ok_or(XzDefect::ChunkData)?;
+        let mut decoder = RangeDecoder::new(packed).ok_or(XzDefect::ChunkData)?;
         // The compiler can keep the fields of a local copy in registers.
         let mut chunk = ChunkDecoder { ..self };
 
@@ -80,7 +80,7 @@ impl<'a> ChunkDecoder<'a> {
     #[inline(always)]
     fn decode_literal(
         &mut self,
-        decoder: &mut Decoder<'_>,
+        decoder: &mut RangeDecoder<'_>,
         model: &mut LzmaModel,
         position: usize,
     ) -> Result<(), XzDefect> {

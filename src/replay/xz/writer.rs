@@ -7,7 +7,7 @@ use super::error::XzWriteError;
 use super::index::{MAX_RECORDS, XzIndex};
 use super::model::{LzmaModel, MATCH_LENGTHS};
 use super::stream::StreamHead;
-use crate::replay::range_coder::Encoder;
+use crate::replay::range_coder::RangeEncoder;
 use crate::replay::{Packet, PacketKind, TextView};
 
 /// Bytes that liblzma's encoder leaves free in the buffer of a chunk (`LOOP_INPUT_MAX`).
@@ -71,7 +71,7 @@ impl XzWriter {
             (None, Some(properties)) => self.model = Some(LzmaModel::new(properties)),
             (None, None) => return Err(XzWriteError::MissingReset),
         }
-        block.chunk = Some(OpenChunk { reset, encoder: Encoder::default(), plain_size: 0 });
+        block.chunk = Some(OpenChunk { reset, encoder: RangeEncoder::default(), plain_size: 0 });
         Ok(())
     }
 
@@ -213,7 +213,7 @@ struct OpenBlock {
 /// An LZMA chunk whose end is not written yet.
 struct OpenChunk {
     reset: Reset,
-    encoder: Encoder,
+    encoder: RangeEncoder,
     plain_size: u32,
 }
 

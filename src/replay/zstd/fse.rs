@@ -2,7 +2,7 @@
 
 use super::ZstdDefect;
 use super::bits::{BackwardBits, ForwardBits};
-use super::tables::Code;
+use super::tables::SequenceCode;
 
 /// Most states of a table: an accuracy of 9 bits.
 const MAX_STATES: usize = 1 << 9;
@@ -169,7 +169,7 @@ pub struct DecodeState(usize);
 
 impl DecodeTable {
     /// Builds a table; `None` if a symbol has no code in `codes`.
-    pub fn new(distribution: &Distribution, codes: &[Code]) -> Option<Self> {
+    pub fn new(distribution: &Distribution, codes: &[SequenceCode]) -> Option<Self> {
         let mut next = distribution.counts.map(i16::unsigned_abs);
         let symbols = distribution.spread();
         let mut cells = Box::new([Cell::default(); MAX_STATES]);
@@ -179,7 +179,7 @@ impl DecodeTable {
             let bits = distribution.log.checked_sub(position.checked_ilog2()?)?;
             let next = (usize::from(*position) << bits).wrapping_sub(size) as u16;
             *position += 1;
-            let Code { base, extra } = *codes.get(usize::from(symbol))?;
+            let SequenceCode { base, extra } = *codes.get(usize::from(symbol))?;
             *cell = Cell { base, extra, bits: bits as u8, next };
         }
         Some(DecodeTable { log: distribution.log, cells })

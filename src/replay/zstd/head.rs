@@ -10,14 +10,14 @@ const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 
 /// Header of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FrameHead {
+pub struct ZstdFrameHead {
     bytes: Vec<u8>,
     has_checksum: bool,
     window: u64,
     content: Option<u64>,
 }
 
-impl FrameHead {
+impl ZstdFrameHead {
     /// Parses a frame header, which is all of `bytes`.
     ///
     /// # Errors
@@ -25,7 +25,7 @@ impl FrameHead {
     /// The header is invalid, or names a dictionary.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FrameOpenError> {
         let beginning = bytes.first_chunk().ok_or(ZstdDefect::Truncated)?;
-        let fields = Fields::of(beginning)?;
+        let fields = HeadFields::of(beginning)?;
         if bytes.len() != fields.head_length() {
             return Err(ZstdDefect::HeadLength.into());
         }
@@ -51,7 +51,12 @@ impl FrameHead {
             let base = 1u64 << (10 + (window >> 3));
             base + (base >> 3) * (window & 7)
         };
-        Ok(FrameHead { bytes: bytes.to_vec(), has_checksum: fields.has_checksum, window, content })
+        Ok(ZstdFrameHead {
+            bytes: bytes.to_vec(),
+            has_checksum: fields.has_checksum,
+            window,
+            content,
+        })
     }
 
     /// Length of the header that begins with these bytes.
@@ -60,7 +65,7 @@ impl FrameHead {
     ///
     /// The magic number is wrong, or a reserved bit is set.
     pub fn length_from(beginning: &[u8; MIN_HEAD_LENGTH]) -> Result<usize, ZstdDefect> {
-        Fields::of(beginning).map(|fields| fields.head_length())
+        HeadFields::of(beginning).map(|fields| fields.head_length())
     }
 
     /// The header, at most [`MAX_HEAD_LENGTH`] bytes.
@@ -85,14 +90,14 @@ impl FrameHead {
 }
 
 /// Lengths of the header's fields, as declared by the descriptor.
-struct Fields {
+struct HeadFields {
     window: usize,
     dictionary: usize,
     content: usize,
     has_checksum: bool,
 }
 
-impl Fields {
+impl HeadFields {
     fn of(beginning: &[u8; MIN_HEAD_LENGTH]) -> Result<Self, ZstdDefect> {
         let [magic @ .., descriptor] = *beginning;
         if magic != MAGIC {
@@ -115,7 +120,7 @@ impl Fields {
             2 => 2,
             _ => 4,
         };
-        Ok(Fields {
+        Ok(HeadFields {
             window: usize::from(!is_single_segment),
             dictionary,
             content,

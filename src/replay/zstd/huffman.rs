@@ -2,7 +2,7 @@
 
 use super::bits::{BackwardBits, ForwardBits};
 use super::fse::{Bounds, DecodeTable, Distribution};
-use super::tables::Code;
+use super::tables::SequenceCode;
 use super::{FrameWriteError, ZstdDefect};
 
 /// Longest code in bits (RFC 8878, 4.2.1).
@@ -12,8 +12,8 @@ const MAX_CELLS: usize = 1 << MAX_BITS;
 const CODES_PER_WORD: usize = 5;
 /// Bounds of the distribution of weights; the weights are at most 11.
 const WEIGHT_BOUNDS: Bounds = Bounds { log: 6, symbols: 12 };
-const WEIGHT_CODES: [Code; 12] = {
-    let mut codes = [Code { base: 0, extra: 0 }; 12];
+const WEIGHT_CODES: [SequenceCode; 12] = {
+    let mut codes = [SequenceCode { base: 0, extra: 0 }; 12];
     let mut weight = 0;
     while weight < 12 {
         codes[weight].base = weight as u32;

@@ -21,10 +21,10 @@ mod writer;
 
 pub use error::{FrameOpenError, FrameRefusal, FrameWriteError, ZstdDefect};
 pub use head::{
-    BlockHead, BlockKind, Checksum, CompressedHead, CountForm, FrameHead, LiteralsHead,
-    LiteralsKind, MAX_HEAD_LENGTH, SequencesHead,
+    BlockHead, BlockKind, Checksum, CompressedHead, CountForm, LiteralsHead, LiteralsKind,
+    MAX_HEAD_LENGTH, SequencesHead, ZstdFrameHead,
 };
-pub use reader::{FrameLimits, FrameReader};
+pub use reader::{FrameLimits, ZstdFrameReader};
 pub use writer::ReplayedFrame;
 
 /// Most bytes of content in a block; a smaller window is a smaller bound.

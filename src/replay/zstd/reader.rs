@@ -8,8 +8,8 @@ use twox_hash::XxHash64;
 use super::block::BlockBuffer;
 use super::head::MIN_HEAD_LENGTH;
 use super::literals::LiteralsReader;
-use super::sequences::{SequencesReader, Target};
-use super::{BlockHead, BlockKind, Checksum, CompressedHead, FrameHead, MAX_BLOCK_SIZE};
+use super::sequences::{SequenceOutput, SequencesReader};
+use super::{BlockHead, BlockKind, Checksum, CompressedHead, MAX_BLOCK_SIZE, ZstdFrameHead};
 use super::{FrameOpenError, FrameRefusal, ZstdDefect};
 use crate::replay::{Packet, Window};
 
@@ -21,10 +21,10 @@ pub struct FrameLimits {
 }
 
 /// Reads a frame block by block.
-pub struct FrameReader<R> {
+pub struct ZstdFrameReader<R> {
     input: R,
-    head: FrameHead,
-    progress: Progress,
+    head: ZstdFrameHead,
+    progress: SequenceProgress,
     /// Length of the content so far.
     position: u64,
     hash: XxHash64,
@@ -35,12 +35,12 @@ pub struct FrameReader<R> {
     sequences: SequencesReader,
 }
 
-enum Progress {
+enum SequenceProgress {
     Blocks,
     Finished(Option<Checksum>),
 }
 
-impl<R: BufRead> FrameReader<R> {
+impl<R: BufRead> ZstdFrameReader<R> {
     /// Reads the header of a frame at the beginning of `input`.
     ///
     /// # Errors
@@ -51,18 +51,18 @@ impl<R: BufRead> FrameReader<R> {
         let mut beginning = [0; MIN_HEAD_LENGTH];
         read_exact(&mut input, &mut beginning)?;
         let mut bytes = beginning.to_vec();
-        bytes.resize(FrameHead::length_from(&beginning)?, 0);
+        bytes.resize(ZstdFrameHead::length_from(&beginning)?, 0);
         read_exact(&mut input, bytes.get_mut(MIN_HEAD_LENGTH..).unwrap_or_default())?;
-        let head = FrameHead::from_bytes(&bytes)?;
+        let head = ZstdFrameHead::from_bytes(&bytes)?;
         if head.window() > limits.window {
             let (size, limit) = (head.window(), limits.window);
             return Err(FrameRefusal::Window { size, limit }.into());
         }
 
-        Ok(FrameReader {
+        Ok(ZstdFrameReader {
             input,
             head,
-            progress: Progress::Blocks,
+            progress: SequenceProgress::Blocks,
             position: 0,
             hash: XxHash64::with_seed(0),
             body: Vec::new(),
@@ -73,15 +73,15 @@ impl<R: BufRead> FrameReader<R> {
     }
 
     /// The frame header.
-    pub fn head(&self) -> &FrameHead {
+    pub fn head(&self) -> &ZstdFrameHead {
         &self.head
     }
 
     /// The checksum, after the last block, if the frame has one.
     pub fn checksum(&self) -> Option<Checksum> {
         match self.progress {
-            Progress::Blocks => None,
-            Progress::Finished(checksum) => checksum,
+            SequenceProgress::Blocks => None,
+            SequenceProgress::Finished(checksum) => checksum,
         }
     }
 
@@ -93,7 +93,7 @@ impl<R: BufRead> FrameReader<R> {
     /// Appends the next block's content to `plain`, and its decisions to `packets`.
     ///
     /// Matches refer to the end of `plain`. Between two calls, the caller may forget content before
-    /// the last [`window`](FrameHead::window) bytes. The call for the last block also reads the
+    /// the last [`window`](ZstdFrameHead::window) bytes. The call for the last block also reads the
     /// checksum, and further calls return `None`. After an error, `packets` may hold a part of the
     /// block's packets.
     ///
@@ -105,7 +105,7 @@ impl<R: BufRead> FrameReader<R> {
         plain: &mut Window,
         packets: &mut Vec<Packet>,
     ) -> Result<Option<BlockHead>, FrameOpenError> {
-        if let Progress::Finished(_) = self.progress {
+        if let SequenceProgress::Finished(_) = self.progress {
             return Ok(None);
         }
 
@@ -149,9 +149,9 @@ impl<R: BufRead> FrameReader<R> {
             self.hash.write(content);
         }
         let block = BlockHead { is_last, size: content.len() as u32, kind };
-        self.check_content_size(is_last)?;
+        self.check_content_size(&block)?;
         if is_last {
-            self.progress = Progress::Finished(self.read_checksum()?);
+            self.progress = SequenceProgress::Finished(self.read_checksum()?);
         }
         Ok(Some(block))
     }
@@ -170,7 +170,7 @@ impl<R: BufRead> FrameReader<R> {
     ) -> Result<CompressedHead, FrameOpenError> {
         let mut data = &self.body[..];
         self.block.clear();
-        let mut target = Target {
+        let mut target = SequenceOutput {
             plain,
             block: &mut self.block,
             packets,
@@ -183,9 +183,9 @@ impl<R: BufRead> FrameReader<R> {
         Ok(CompressedHead { literals, sequences })
     }
 
-    fn check_content_size(&self, is_last: bool) -> Result<(), ZstdDefect> {
+    fn check_content_size(&self, head: &BlockHead) -> Result<(), ZstdDefect> {
         let Some(size) = self.head.content_size() else { return Ok(()) };
-        if self.position > size || is_last && self.position < size {
+        if self.position > size || head.is_last && self.position < size {
             return Err(ZstdDefect::ContentSize);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::bits::{BackwardBits, ForwardBits};
 use super::block::BlockBuffer;
 use super::fse::{Cell, DecodeState, DecodeTable, EncodeTable};
-use super::tables::{Coded, MIN_MATCH, Repeats, SequenceTables};
+use super::tables::{Coded, MIN_MATCH, OffsetRepeats, SequenceTables};
 use super::{CountForm, FrameWriteError, MAX_BLOCK_SIZE, SequencesHead, ZstdDefect};
 use crate::replay::{Packet, PacketKind, Window};
 
@@ -12,7 +12,7 @@ const TWO_BYTES: usize = 0x80;
 const THREE_BYTES: usize = 0x7f00;
 
 /// Destination of a block's content and packets.
-pub struct Target<'a> {
+pub struct SequenceOutput<'a> {
     /// Content before the block.
     pub plain: &'a Window,
     pub block: &'a mut BlockBuffer,
@@ -38,7 +38,7 @@ struct Sequence {
 #[derive(Default)]
 pub struct SequencesReader {
     tables: SequenceTables<DecodeTable>,
-    repeats: Repeats,
+    repeats: OffsetRepeats,
 }
 
 impl SequencesReader {
@@ -47,7 +47,7 @@ impl SequencesReader {
         &mut self,
         mut data: &[u8],
         literals: &[u8],
-        target: &mut Target,
+        target: &mut SequenceOutput,
     ) -> Result<SequencesHead, ZstdDefect> {
         let (count, count_form) = take_count(&mut data)?;
         let mut head = SequencesHead { count_form, ..SequencesHead::default() };
@@ -99,8 +99,8 @@ fn take_count(data: &mut &[u8]) -> Result<(usize, CountForm), ZstdDefect> {
 
 /// Executes the sequences of a block.
 struct Execution<'a, 'b> {
-    target: &'a mut Target<'b>,
-    repeats: &'a mut Repeats,
+    target: &'a mut SequenceOutput<'b>,
+    repeats: &'a mut OffsetRepeats,
     /// Literals that are left.
     literals: &'a [u8],
     /// Bytes that the block may still hold.
@@ -218,7 +218,7 @@ impl<'a> SequenceDecoder<'a> {
 #[derive(Default)]
 pub struct SequencesWriter {
     tables: SequenceTables<EncodeTable>,
-    repeats: Repeats,
+    repeats: OffsetRepeats,
     bits: ForwardBits,
     /// Sequences and literals of the current block.
     sequences: Vec<Sequence>,

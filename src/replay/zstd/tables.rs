@@ -5,7 +5,7 @@ use super::fse::{Bounds, DecodeTable, Distribution, EncodeTable};
 
 /// A code for a range of values.
 #[derive(Clone, Copy)]
-pub struct Code {
+pub struct SequenceCode {
     /// Smallest value.
     pub base: u32,
     /// Number of bits that are added to it.
@@ -22,9 +22,9 @@ const MATCH_LENGTH_BITS: [u8; 53] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
 ];
-const LITERALS_LENGTHS: [Code; 36] = consecutive_codes(0, LITERALS_LENGTH_BITS);
-const MATCH_LENGTHS: [Code; 53] = consecutive_codes(MIN_MATCH, MATCH_LENGTH_BITS);
-const OFFSETS: [Code; 32] = offset_codes();
+const LITERALS_LENGTHS: [SequenceCode; 36] = consecutive_codes(0, LITERALS_LENGTH_BITS);
+const MATCH_LENGTHS: [SequenceCode; 53] = consecutive_codes(MIN_MATCH, MATCH_LENGTH_BITS);
+const OFFSETS: [SequenceCode; 32] = offset_codes();
 
 /// Shortest match.
 pub const MIN_MATCH: u32 = 3;
@@ -41,22 +41,22 @@ const MATCH_LENGTH_COUNTS: [i16; 53] = [
 const OFFSET_COUNTS: [i16; 29] =
     [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
 
-const fn consecutive_codes<const N: usize>(first: u32, bits: [u8; N]) -> [Code; N] {
-    let mut codes = [Code { base: first, extra: 0 }; N];
+const fn consecutive_codes<const N: usize>(first: u32, bits: [u8; N]) -> [SequenceCode; N] {
+    let mut codes = [SequenceCode { base: first, extra: 0 }; N];
     let (mut base, mut index) = (first, 0);
     while index < N {
-        codes[index] = Code { base, extra: bits[index] };
+        codes[index] = SequenceCode { base, extra: bits[index] };
         base += 1 << bits[index];
         index += 1;
     }
     codes
 }
 
-const fn offset_codes() -> [Code; 32] {
-    let mut codes = [Code { base: 0, extra: 0 }; 32];
+const fn offset_codes() -> [SequenceCode; 32] {
+    let mut codes = [SequenceCode { base: 0, extra: 0 }; 32];
     let mut index = 0;
     while index < 32 {
-        codes[index] = Code { base: 1 << index, extra: index as u8 };
+        codes[index] = SequenceCode { base: 1 << index, extra: index as u8 };
         index += 1;
     }
     codes
@@ -70,7 +70,10 @@ const LITERALS_LENGTH_SYMBOLS: [u8; SHORT_LITERALS] = symbols_of(LITERALS_LENGTH
 const MATCH_LENGTH_SYMBOLS: [u8; SHORT_MATCHES] = symbols_of(MATCH_LENGTHS, MIN_MATCH);
 
 /// Symbols of the values from `first` on.
-const fn symbols_of<const N: usize, const M: usize>(codes: [Code; N], first: u32) -> [u8; M] {
+const fn symbols_of<const N: usize, const M: usize>(
+    codes: [SequenceCode; N],
+    first: u32,
+) -> [u8; M] {
     let mut symbols = [0; M];
     let (mut symbol, mut index) = (0, 0);
     while index < M {
@@ -121,11 +124,11 @@ impl Coded {
     }
 
     #[inline(always)]
-    fn new(symbol: u8, value: u32, codes: &[Code]) -> Self {
+    fn new(symbol: u8, value: u32, codes: &[SequenceCode]) -> Self {
         // Values beyond the last code keep its number of bits.
-        let Code { base, extra } = match codes.get(usize::from(symbol)) {
+        let SequenceCode { base, extra } = match codes.get(usize::from(symbol)) {
             Some(code) => *code,
-            None => Code { base: value, extra: 0 },
+            None => SequenceCode { base: value, extra: 0 },
         };
         let bits = u32::from(extra);
         Coded { symbol, bits, extra: value.wrapping_sub(base) & ((1 << bits) - 1) }
@@ -141,7 +144,7 @@ pub enum Element {
 }
 
 impl Element {
-    fn codes(self) -> &'static [Code] {
+    fn codes(self) -> &'static [SequenceCode] {
         match self {
             Element::LiteralsLength => &LITERALS_LENGTHS,
             Element::Offset => &OFFSETS,
@@ -248,15 +251,15 @@ impl<T: ElementTable> SequenceTables<T> {
 
 /// The last three distances, the latest first.
 #[derive(Clone, Copy)]
-pub struct Repeats([u32; 3]);
+pub struct OffsetRepeats([u32; 3]);
 
-impl Default for Repeats {
+impl Default for OffsetRepeats {
     fn default() -> Self {
-        Repeats([1, 4, 8])
+        OffsetRepeats([1, 4, 8])
     }
 }
 
-impl Repeats {
+impl OffsetRepeats {
     /// Distance of an offset value that follows `literals` literals; 0 is invalid.
     #[inline(always)]
     pub fn resolve(&mut self, value: u32, literals: u32) -> u32 {
@@ -280,7 +283,7 @@ impl Repeats {
 mod tests {
     use super::*;
 
-    fn assert_value(coded: Coded, codes: &[Code], value: u32) {
+    fn assert_value(coded: Coded, codes: &[SequenceCode], value: u32) {
         let code = codes[usize::from(coded.symbol)];
         assert_eq!(coded.bits, u32::from(code.extra));
         assert!(coded.extra >> coded.bits == 0, "{value}");
@@ -301,7 +304,7 @@ mod tests {
 
     #[test]
     fn repeated_distances_depend_on_literals() {
-        let mut repeats = Repeats::default();
+        let mut repeats = OffsetRepeats::default();
         let resolved = [(10, 1), (20, 1), (1, 1), (1, 0), (2, 1), (3, 1), (3, 0), (2, 0)]
             .map(|(value, literals)| repeats.resolve(value, literals));
         assert_eq!(resolved, [7, 17, 17, 7, 17, 1, 0, 17]);

@@ -15,7 +15,7 @@ const LIMITS: FrameLimits = FrameLimits { window: 1 << 27 };
 
 /// Everything that a frame was read into.
 struct Opened {
-    head: FrameHead,
+    head: ZstdFrameHead,
     content: Vec<u8>,
     blocks: Vec<(BlockHead, Vec<Packet>)>,
     checksum: Option<Checksum>,
@@ -25,7 +25,7 @@ struct Opened {
 
 /// Reads the frame at the beginning of `bytes`, with bounded memory.
 fn open(bytes: &[u8]) -> Result<Opened, FrameOpenError> {
-    let mut reader = FrameReader::open(Cursor::new(bytes), LIMITS)?;
+    let mut reader = ZstdFrameReader::open(Cursor::new(bytes), LIMITS)?;
     let head = reader.head().clone();
     let (mut plain, mut content, mut blocks) = (Window::default(), Vec::new(), Vec::new());
     loop {
@@ -255,7 +255,7 @@ fn reader_stops_at_the_end_of_its_frame() {
 
     for expected in [&first, &second] {
         let begin = plain.end();
-        let mut reader = FrameReader::open(&mut input, LIMITS).expect("valid");
+        let mut reader = ZstdFrameReader::open(&mut input, LIMITS).expect("valid");
         while reader.next_block(&mut plain, &mut Vec::new()).expect("valid").is_some() {}
         assert_eq!(plain.from(begin), Some(&expected[..]));
         assert!(reader.next_block(&mut plain, &mut Vec::new()).expect("finished").is_none());
@@ -414,7 +414,7 @@ struct Totals {
 impl Totals {
     /// Reads and writes the frame at the beginning of `bytes`; returns its length.
     fn add(&mut self, bytes: &[u8]) -> Result<usize, FrameOpenError> {
-        let mut reader = FrameReader::open(Cursor::new(bytes), LIMITS)?;
+        let mut reader = ZstdFrameReader::open(Cursor::new(bytes), LIMITS)?;
         let (mut plain, mut packets, mut out) = (Window::default(), Vec::new(), Vec::new());
         let mut writer = ReplayedFrame::new(reader.head(), &mut out);
         let mut at = 0;

@@ -7,7 +7,7 @@ use twox_hash::XxHash64;
 use super::FrameWriteError;
 use super::literals::{LiteralsWriter, run_byte};
 use super::sequences::SequencesWriter;
-use super::{BlockHead, BlockKind, Checksum, CompressedHead, FrameHead, MAX_BLOCK_SIZE};
+use super::{BlockHead, BlockKind, Checksum, CompressedHead, MAX_BLOCK_SIZE, ZstdFrameHead};
 use crate::replay::Packet;
 
 /// Writes a frame block by block.
@@ -22,7 +22,7 @@ pub struct ReplayedFrame {
 
 impl ReplayedFrame {
     /// Begins a frame, and appends its header to `out`.
-    pub fn new(head: &FrameHead, out: &mut Vec<u8>) -> Self {
+    pub fn new(head: &ZstdFrameHead, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(head.bytes());
         ReplayedFrame {
             hash: head.has_checksum().then(|| XxHash64::with_seed(0)),

@@ -76,7 +76,7 @@ fn match_before_the_frame_is_a_defect() {
     let bytes = frame(&[(2, body.len(), &body)]);
     let mut plain = Window::default();
     plain.push(b"content of another frame");
-    let mut reader = FrameReader::open(&bytes[..], LIMITS).expect("the header is valid");
+    let mut reader = ZstdFrameReader::open(&bytes[..], LIMITS).expect("the header is valid");
 
     let result = reader.next_block(&mut plain, &mut Vec::new());
 
@@ -89,7 +89,7 @@ fn bomb_respects_a_caller_that_stops() {
     let run = [0x02, 0x00, 0x10, 0];
     let head: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD, 0, 0x58];
     let input = head.chain(std::io::BufReader::new(Endless { bytes: run, at: 0 }));
-    let mut reader = FrameReader::open(input, LIMITS).expect("valid");
+    let mut reader = ZstdFrameReader::open(input, LIMITS).expect("valid");
     let mut plain = Window::default();
 
     for _ in 0..10_000 {
@@ -153,6 +153,7 @@ fn truncated_frames_are_defects() {
 #[test]
 fn mutated_byte_is_an_error_or_exact() {
     let mut valid = 0;
+
     for mut bytes in small_frames() {
         for index in 0..bytes.len() {
             let byte = bytes[index];
@@ -163,6 +164,7 @@ fn mutated_byte_is_an_error_or_exact() {
             bytes[index] = byte;
         }
     }
+
     assert!(valid > 1000, "{valid}");
 }
 
@@ -233,6 +235,7 @@ fn hostile_decisions_are_errors_or_frames() {
     let frames = small_frames();
     let mut random = Random(99);
     let (mut errors, mut valid) = (0, 0);
+
     for _ in 0..30_000 {
         let mut opened = open(&frames[random.below(frames.len())]).expect("valid");
         for _ in 0..1 + random.below(3) {
@@ -246,5 +249,6 @@ fn hostile_decisions_are_errors_or_frames() {
             Err(_) => errors += 1,
         }
     }
+
     assert!(errors > 1000 && valid > 1000, "{errors} {valid}");
 }
