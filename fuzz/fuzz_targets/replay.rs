@@ -6,6 +6,7 @@
 use std::io::Read;
 
 use libfuzzer_sys::fuzz_target;
+use systemimager::replay::prediction::Reach;
 use systemimager::replay::file::{
     DecisionReader, DecisionWriter, NewText, OldFile, OpenLimits, PlainReader,
 };
@@ -26,7 +27,7 @@ fn take_apart(file: &[u8]) {
     if PlainReader::new(file, LIMITS).read_to_end(&mut plain).is_err() {
         return;
     }
-    let mut writer = DecisionWriter::default();
+    let mut writer = DecisionWriter::new(Reach::from_bytes(1 << 20));
     let mut made = Vec::new();
     let mut old = OldFile::new(Box::new(file), LIMITS);
     let recorded = writer.add(&mut &file[..], &plain, Some((0, &mut old)), LIMITS, &mut made);

@@ -40,6 +40,11 @@ impl Window {
         self.bytes.get(usize::try_from(from.checked_sub(self.start)?).ok()?..)
     }
 
+    /// Reserves memory for exactly `length` bytes in all.
+    pub fn reserve(&mut self, length: usize) {
+        self.bytes.reserve_exact(length.saturating_sub(self.bytes.len()));
+    }
+
     /// Appends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -13,6 +13,7 @@ use crate::diff_archive::old_files::MAX_DICTIONARY;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::replay::file::{DecisionWriter, Forms, OldFile, OpenLimits, PlainReader};
+use crate::replay::prediction::Reach;
 
 /// The plain form of a file, and the forms of its parts.
 pub(super) struct OpenedContainer {
@@ -59,7 +60,10 @@ pub(super) fn compute_replayed(
     let most = planner.deltas.effort.max_replayed();
     let Some(sources) = open_sources(planner, pair, most)? else { return Ok(None) };
     let mut targets = open_targets(planner, pair, most)?;
-    let Some(decisions) = record_all(pair, &sources, &mut targets) else { return Ok(None) };
+    let reach = planner.deltas.effort.replay_reach();
+    let Some(decisions) = record_all((pair, reach), &sources, &mut targets) else {
+        return Ok(None);
+    };
 
     let mut group = planner.new_group(Kind::Operations);
     let (mut source, mut output, mut cost, mut packed) = (Vec::new(), Vec::new(), 0, 0);
@@ -120,12 +124,12 @@ fn open_targets(
 ///
 /// `None` if there is none.
 fn record_all(
-    pair: &PairGroup<'_>,
+    (pair, reach): (&PairGroup<'_>, Reach),
     sources: &[Result<OpenedContainer, Vec<u8>>],
     targets: &mut [PlannedTarget],
 ) -> Option<Vec<u8>> {
     'attempt: loop {
-        let mut writer = DecisionWriter::default();
+        let mut writer = DecisionWriter::new(reach);
         let mut is_empty = true;
         for (target, origin) in targets.iter_mut().zip(&pair.origins) {
             let Ok(opened) = &mut target.content else { continue };

@@ -315,7 +315,7 @@ fn record_archive(
         old_file = Some(file);
     }
 
-    let mut writer = DecisionWriter::default();
+    let mut writer = DecisionWriter::new(planner.deltas.effort.replay_reach());
     let is_recorded = replayed::record(&mut writer, opened, old_file.as_ref().map(|old| (0, old)));
     Ok(is_recorded.then(|| writer.finish()))
 }

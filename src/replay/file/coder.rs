@@ -8,7 +8,7 @@ use super::new_text::NewText;
 use super::old_file::OldFile;
 use super::reader::{FileStep, OpenLimits, PartReader};
 use super::step_models::{PieceEnd, StepKind, StepModels, sizes};
-use crate::replay::prediction::{Family, Models, NewView, Predictor, SizeModel};
+use crate::replay::prediction::{Family, Models, NewView, Predictor, REACH_BITS, Reach, SizeModel};
 use crate::replay::range_coder::{Coder, RangeDecoder, RangeEncoder};
 use crate::replay::{Packet, PacketKind, Window, xz, zstd};
 
@@ -27,7 +27,6 @@ const CHUNK_END: usize = 0;
 const BLOCK_END: usize = 1;
 
 /// Records the decisions of files.
-#[derive(Default)]
 pub struct DecisionWriter {
     coder: RangeEncoder,
     models: FileModels,
@@ -47,15 +46,33 @@ pub struct RecordedFile {
     pub plain: u64,
 }
 
-/// Probabilities of everything in a decision stream.
-#[derive(Default)]
+/// Probabilities of everything in a decision stream, and the reach of its predictor.
 struct FileModels {
+    reach: Reach,
     packets: Models,
     steps: StepModels,
     old: SizeModel,
 }
 
+impl FileModels {
+    fn new(reach: Reach) -> Self {
+        FileModels {
+            reach,
+            packets: Models::default(),
+            steps: StepModels::default(),
+            old: SizeModel::default(),
+        }
+    }
+}
+
 impl DecisionWriter {
+    /// Begins a stream.
+    pub fn new(reach: Reach) -> Self {
+        let mut coder = RangeEncoder::default();
+        coder.direct(reach.code(), REACH_BITS);
+        DecisionWriter { coder, models: FileModels::new(reach) }
+    }
+
     /// Records the decisions of the next file.
     ///
     /// `plain` is its plain form. `old` is the number and the content of the old file. The file is
@@ -95,8 +112,9 @@ impl DecisionWriter {
 impl<'d> DecisionReader<'d> {
     /// Begins to read a stream.
     pub fn new(stream: &'d [u8]) -> Result<Self, ReplayError> {
-        let coder = RangeDecoder::new(stream).ok_or(ReplayError::Cut)?;
-        Ok(DecisionReader { coder, models: FileModels::default() })
+        let mut coder = RangeDecoder::new(stream).ok_or(ReplayError::Cut)?;
+        let reach = Reach::from_code(coder.direct(0, REACH_BITS));
+        Ok(DecisionReader { coder, models: FileModels::new(reach) })
     }
 
     /// Number of the old file of the next file; `None` if it has none.
@@ -215,15 +233,17 @@ impl<'c, 'o, C: Coder> FileCoder<'c, 'o, C> {
     fn new(
         coder: &'c mut C,
         models: &'c mut FileModels,
-        new: NewText<'c>,
+        mut new: NewText<'c>,
         old: Option<&'c mut OldFile<'o>>,
     ) -> Self {
         let length = usize::try_from(new.length()).unwrap_or(usize::MAX);
+        let reach = models.reach;
+        new.hold(reach.bytes());
         FileCoder {
             coder,
             models,
             old,
-            predictor: Predictor::new(length),
+            predictor: Predictor::new(length, reach),
             new,
             at: 0,
             next_stride: 0,
@@ -315,7 +335,7 @@ impl<'c, 'o, C: Coder> FileCoder<'c, 'o, C> {
 
         let dictionary = usize::try_from(head.dictionary_size()).unwrap_or(usize::MAX);
         let dictionary = dictionary.min(usize::try_from(self.new.length()).unwrap_or(usize::MAX));
-        self.new.hold(dictionary);
+        self.new.hold(dictionary.max(self.models.reach.bytes()));
         self.predictor.begin_dictionary(self.offset(), dictionary);
         self.predictor.begin_block();
         Ok(())
@@ -463,7 +483,8 @@ impl<'c, 'o, C: Coder> FileCoder<'c, 'o, C> {
         let head = zstd::ZstdFrameHead::from_bytes(&row).map_err(|_| ReplayError::Head)?;
         self.begin_part()?;
         let window = usize::try_from(head.window()).unwrap_or(usize::MAX);
-        self.new.hold(window.min(usize::try_from(self.new.length()).unwrap_or(usize::MAX)));
+        let held = window.min(usize::try_from(self.new.length()).unwrap_or(usize::MAX));
+        self.new.hold(held.max(self.models.reach.bytes()));
         self.predictor.begin_stream(Family::Zstd);
         self.predictor.begin_dictionary(self.offset(), window);
         let writer = Box::new(zstd::ReplayedFrame::new(&head, &mut self.output));
@@ -601,7 +622,7 @@ impl<'c, 'o, C: Coder> FileCoder<'c, 'o, C> {
         if let Some(old) = &mut self.old {
             let at = usize::try_from(self.at).unwrap_or(usize::MAX);
             let aligned = self.predictor.aligned_offset(at);
-            old.show(aligned, 2 * STRIDE as usize).map_err(ReplayError::Old)?;
+            old.show(aligned, 2 * STRIDE as usize, self.models.reach).map_err(ReplayError::Old)?;
             self.predictor.index_old(old.text());
         }
         Ok(())

@@ -5,8 +5,6 @@ use std::io::{self, Read};
 use crate::replay::{TextView, Window};
 
 const PIECE: usize = 64 << 10;
-/// Bytes that are held before an offset, at least: the largest distance of the match finder.
-const HELD: usize = 2 << 20;
 /// Bytes that may be held after an offset, at most: a chunk of xz, and two pieces.
 const AFTER: usize = (2 << 20) + 2 * PIECE;
 
@@ -31,7 +29,7 @@ pub struct ReadText<'t> {
 impl<'t> NewText<'t> {
     /// Prepares to read a text of `length` bytes.
     pub fn read(input: Box<dyn Read + 't>, length: u64) -> Self {
-        NewText::Read(ReadText { input, text: Window::default(), length, held: HELD })
+        NewText::Read(ReadText { input, text: Window::default(), length, held: 0 })
     }
 
     /// Length of the whole text in bytes.
@@ -42,10 +40,12 @@ impl<'t> NewText<'t> {
         }
     }
 
-    /// Holds at least a dictionary of `size` bytes from now on.
+    /// Holds at least `size` bytes before an offset from now on.
     pub(super) fn hold(&mut self, size: usize) {
         if let NewText::Read(text) = self {
-            text.held = size.max(HELD);
+            text.held = size;
+            let most = (size + AFTER) / 4 * 5 + PIECE;
+            text.text.reserve(most.min(usize::try_from(text.length).unwrap_or(most)));
         }
     }
 

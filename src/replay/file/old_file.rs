@@ -4,13 +4,8 @@ use std::io::Read;
 
 use super::error::FileOpenError;
 use super::reader::{OpenLimits, PartReader};
-use crate::replay::prediction::{OldDecisions, OldView};
+use crate::replay::prediction::{OldDecisions, OldView, Reach};
 use crate::replay::{Packet, TextView, Window};
-
-/// Bytes that are visible before and after the aligned offset.
-///
-/// This is part of the format: a file may be in memory on one side and a stream on the other.
-const AROUND: usize = 2 << 20;
 
 /// Plain form and decisions of an old file, around the offset that is aligned.
 pub struct OldFile<'o> {
@@ -59,20 +54,21 @@ impl<'o> OldFile<'o> {
         self.text.bytes()
     }
 
-    /// Makes the range around an aligned offset visible.
+    /// Makes `reach` bytes before and after an aligned offset visible.
     ///
-    /// The centre of the range moves by at most `step` bytes, and never back. So a wrong alignment
+    /// The range is part of the format, since a file may be in memory on one side and a stream on
+    /// the other. Its centre moves by at most `step` bytes, and never back. So a wrong alignment
     /// does not lose the right one.
-    pub fn show(&mut self, aligned: usize, step: usize) -> Result<(), FileOpenError> {
+    pub fn show(&mut self, aligned: usize, step: usize, reach: Reach) -> Result<(), FileOpenError> {
         self.center = aligned.clamp(self.center, self.center.saturating_add(step));
-        let end = self.center.saturating_add(AROUND);
+        let end = self.center.saturating_add(reach.bytes());
         while self.reader.is_some() && self.text.end() < end as u64 {
             self.read_step()?;
         }
 
         let held = usize::try_from(self.text.end()).unwrap_or(usize::MAX);
         self.end = self.end.max(end.min(held));
-        self.first = self.first.max(self.center.saturating_sub(AROUND).min(self.end));
+        self.first = self.first.max(self.center.saturating_sub(reach.bytes()).min(self.end));
         if let Some(reader) = &self.reader {
             self.text.forget_before_last(reader.dictionary().max(held - self.first.min(held)));
             self.decisions.forget_before(self.first);

@@ -9,6 +9,8 @@ use crate::replay::{Packet, Window, xz, zstd};
 
 /// Largest piece of bytes as they are, in one step.
 const PIECE: usize = 64 << 10;
+/// Most memory that is reserved for content before it is read.
+const RESERVED: u64 = 64 << 20;
 /// Bytes that decide which part begins.
 const AHEAD: usize = 1 << 10;
 /// Size of a cpio header, without name and padding.
@@ -124,6 +126,12 @@ impl<R: Read> PartReader<R> {
     ) -> Result<Option<FileStep>, FileOpenError> {
         let before = plain.end();
         let step = self.advance(plain, packets)?;
+        if let Some(FileStep::FrameStart(_) | FileStep::Xz(xz::XzStep::BlockStart(_))) = step {
+            // As much as is held at a time, so that the memory does not grow in large steps.
+            let most = (self.dictionary / 4).saturating_mul(5).saturating_add(PIECE as u64);
+            let most = most.min(self.limits.plain).min(RESERVED);
+            plain.reserve(usize::try_from(most).unwrap_or(0));
+        }
         let length = plain.end() - before;
         self.length += length;
         if !matches!(step, Some(FileStep::Raw { .. })) {

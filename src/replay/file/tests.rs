@@ -9,6 +9,7 @@ use super::{
     DecisionReader, DecisionWriter, NewText, OldFile, OpenLimits, PlainReader, ReplayError,
 };
 use crate::digest::Digest;
+use crate::replay::prediction::Reach;
 
 const LIMITS: OpenLimits = OpenLimits { dictionary: 64 << 20, plain: 1 << 30 };
 
@@ -94,7 +95,7 @@ fn plain_form(file: &[u8]) -> Vec<u8> {
 
 /// The decision stream of files with their old versions.
 fn record(pairs: &[(&[u8], Option<&[u8]>)]) -> Vec<u8> {
-    let mut writer = DecisionWriter::default();
+    let mut writer = DecisionWriter::new(Reach::from_bytes(1 << 20));
     for (number, (file, old)) in (0..).zip(pairs) {
         let mut old = old.map(|old| OldFile::new(Box::new(old), LIMITS));
         let mut made = Vec::new();

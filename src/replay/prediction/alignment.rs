@@ -14,8 +14,6 @@ const LEAST_EQUAL: usize = 12;
 const LEAST_ADVANTAGE: usize = 4;
 /// Old bytes for which one shift is recorded.
 const MAP_UNIT: usize = 64;
-/// Entries of the map of shifts, at most; together they cover 4 MiB, as much as is visible.
-const MAP_ENTRIES: usize = 1 << 16;
 const NONE: u32 = u32::MAX;
 
 /// Aligns a new text, from its beginning to its end, with an old one.
@@ -40,10 +38,10 @@ pub struct Aligned {
 }
 
 impl Alignment {
-    /// Prepares to align a new text of `length` bytes.
-    pub fn new(length: usize) -> Self {
+    /// Prepares to align a new text of `length` bytes, of which `visible` are visible at a time.
+    pub fn new(length: usize, visible: usize) -> Self {
         let bits = (usize::BITS - length.leading_zeros()).clamp(HASH_BITS.0, HASH_BITS.1);
-        let entries = (length / MAP_UNIT + 1).next_power_of_two().min(MAP_ENTRIES);
+        let entries = (length.min(visible) / MAP_UNIT + 1).next_power_of_two();
         Alignment {
             places: vec![NONE; 1 << bits],
             hash_shift: u64::BITS - bits,
@@ -149,7 +147,7 @@ mod tests {
         let mut new = old.clone();
         new[100] ^= 1;
         new.splice(2000..2000, noise(50, 2));
-        let mut alignment = Alignment::new(new.len());
+        let mut alignment = Alignment::new(new.len(), new.len());
         alignment.index(view(&old));
 
         let mut found = |at| alignment.locate(view(&old), view(&new), at);

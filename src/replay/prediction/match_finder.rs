@@ -3,8 +3,6 @@
 use super::comparison::Comparisons;
 use crate::replay::text_view::TextView;
 
-/// Largest distance, in bytes: it bounds the memory.
-const MAX_DISTANCE: usize = 2 << 20;
 /// Bits of the hashes of two, three and four bytes.
 const HASH_BITS: [u32; 3] = [16, 16, 17];
 const NONE: u32 = u32::MAX;
@@ -19,8 +17,9 @@ pub struct MatchFinder {
     indexed: usize,
     /// First offset of the dictionary.
     first: usize,
-    /// Largest distance, in bytes.
+    /// Largest distance, in bytes, and its limit.
     reach: usize,
+    max_reach: usize,
     found: Vec<EarlierPlace>,
 }
 
@@ -43,15 +42,16 @@ pub struct SearchLimits {
 }
 
 impl MatchFinder {
-    /// Prepares to index a text of `length` bytes.
-    pub fn new(length: usize) -> Self {
-        let held = length.min(MAX_DISTANCE).next_power_of_two();
+    /// Prepares to index a text of `length` bytes; no distance is larger than `max_reach`.
+    pub fn new(length: usize, max_reach: usize) -> Self {
+        let held = length.min(max_reach).next_power_of_two();
         MatchFinder {
             heads: HASH_BITS.map(|bits| vec![NONE; 1 << bits]),
             chain: vec![NONE; held],
             indexed: 0,
             first: 0,
             reach: 0,
+            max_reach,
             found: Vec::new(),
         }
     }
@@ -59,7 +59,7 @@ impl MatchFinder {
     /// Begins a dictionary of `size` bytes at `at`: earlier places are not found any more.
     pub fn begin_dictionary(&mut self, at: usize, size: usize) {
         self.first = at;
-        self.reach = size.min(MAX_DISTANCE);
+        self.reach = size.min(self.max_reach);
     }
 
     /// For growing lengths, the nearest place where so many bytes agree with those at `at`.

@@ -13,9 +13,12 @@ mod match_finder;
 mod models;
 mod old_text;
 mod predictor;
+mod reach;
 mod repeats;
 
 pub use models::{ByteModel, Models, SizeModel};
 pub use old_text::{OldDecisions, OldView};
 pub use predictor::{DecisionDefect, NewView, Predictor};
+pub(in crate::replay) use reach::REACH_BITS;
+pub use reach::Reach;
 pub use repeats::Family;

@@ -5,6 +5,7 @@ use super::comparison::Comparisons;
 use super::match_finder::{MatchFinder, SearchLimits};
 use super::models::{Models, NUMBERED};
 use super::old_text::OldView;
+use super::reach::Reach;
 use super::repeats::{Family, RepeatedDistances};
 use crate::replay::packet::{Packet, PacketKind};
 use crate::replay::range_coder::Coder;
@@ -79,12 +80,12 @@ mod context {
 
 impl Predictor {
     /// Prepares to code a file with `length` bytes of plain content.
-    pub fn new(length: usize) -> Self {
+    pub fn new(length: usize, reach: Reach) -> Self {
         let family = Family::Lzma;
         Predictor {
             family,
-            alignment: Alignment::new(length),
-            finder: MatchFinder::new(length),
+            alignment: Alignment::new(length, 2 * reach.bytes()),
+            finder: MatchFinder::new(length, reach.bytes()),
             comparisons: Comparisons::default(),
             repeats: RepeatedDistances::new(family),
             dictionary: (0, 0),
