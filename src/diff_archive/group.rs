@@ -3,14 +3,15 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::error::{ArchiveError, GroupDefect, PatchFault};
+use super::group_contents::{
+    Container, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
+};
 use super::old_files::OldFiles;
 use super::rebuild_reader::RebuildReader;
 use super::sources::Sources;
 use crate::delta::gzip;
 use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, ReadAt, Segments};
-use crate::digest::Digest;
 use crate::replay::file::{DecisionReader, Forms, NewText};
-use crate::tree_path::TreePath;
 
 /// Contents that one patch builds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,66 +28,6 @@ pub struct DeltaGroup {
     pub sources: Vec<GroupSource>,
     /// Contents that the patch yields, in the order of its output.
     pub targets: Vec<GroupTarget>,
-}
-
-/// A content that a patch needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupSource {
-    /// Digest of the content.
-    pub digest: Digest,
-    /// Size in bytes.
-    pub size: u64,
-    /// Probable path; a hint, the digest decides.
-    pub path: TreePath,
-    /// The plain form, if the patch needs that.
-    pub plain: Option<PlainForm>,
-}
-
-/// The plain form of a compressed file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlainForm {
-    /// Length in bytes.
-    pub length: u64,
-    /// Container that it is read from.
-    pub container: Container,
-}
-
-/// Container of a plain form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Container {
-    /// A gzip file.
-    Gzip,
-    /// A file with parts of these forms, whose decisions the patch may use too.
-    Replayed(Forms),
-}
-
-/// A content that a patch yields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupTarget {
-    /// Digest of the content.
-    pub digest: Digest,
-    /// Size in bytes.
-    pub size: u64,
-    /// Set if the patch yields the parts of a compressed file, which is rebuilt from them.
-    pub rebuilt: Option<RebuiltParts>,
-}
-
-/// Parts of a compressed file in the output of a patch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RebuiltParts {
-    /// Those of a gzip file.
-    Gzip(GzipParts),
-    /// The plain form of a file with parts of these forms; the decision stream has the rest.
-    Replayed(PlainForm),
-}
-
-/// Lengths of the parts of a gzip file in the output of a patch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GzipParts {
-    /// Length of the corrections, which are first.
-    pub corrections: u64,
-    /// Length of the plain form.
-    pub plain: u64,
 }
 
 /// Buffers for building groups, reused from one group to the next.
@@ -125,29 +66,6 @@ impl Workspace {
             buffer.clear();
             buffer.shrink_to(RETAINED);
         }
-    }
-}
-
-impl GroupSource {
-    /// Length of the form that the patch needs.
-    pub fn length(&self) -> u64 {
-        self.plain.map_or(self.size, |plain| plain.length)
-    }
-}
-
-impl GroupTarget {
-    /// Length of the form that the patch yields.
-    pub fn length(&self) -> u64 {
-        match self.rebuilt {
-            None => self.size,
-            Some(RebuiltParts::Gzip(gzip)) => gzip.corrections.saturating_add(gzip.plain),
-            Some(RebuiltParts::Replayed(plain)) => plain.length,
-        }
-    }
-
-    /// Whether it is rebuilt by the decision stream.
-    fn is_replayed(&self) -> bool {
-        matches!(self.rebuilt, Some(RebuiltParts::Replayed(_)))
     }
 }
 
@@ -251,7 +169,7 @@ impl DeltaGroup {
     ) -> Result<(), E> {
         let Workspace { source, output } = workspace;
         let (patch, mut stream) = self.split_decisions(patch)?;
-        let mut old_files = OldFiles::new(self, sources);
+        let mut old_files = OldFiles::new((self.number, &self.sources), sources);
         self.read_sources(sources, source, &mut old_files)?;
         let length = self.targets.iter().map(GroupTarget::length).sum();
         delta::decode(self.kind, source, patch, length, output)
@@ -282,7 +200,7 @@ impl DeltaGroup {
         mut take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let (patch, mut stream) = self.split_decisions(patch)?;
-        let mut old_files = OldFiles::new(self, sources);
+        let mut old_files = OldFiles::new((self.number, &self.sources), sources);
         for target in &self.targets {
             let replay = (&mut stream, &mut old_files);
             if self.kind == Kind::Segments {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{DeltaMode, ListingParts};
 use super::error::{ArchiveError, ListingDefect};
-use super::group::{DeltaGroup, RebuiltParts};
+use super::group::DeltaGroup;
+use super::group_contents::RebuiltParts;
 use super::limits::FORMAT;
 use super::member::{AclRecords, has_acl, link_target};
 use crate::delta::REBUILD_RATE;

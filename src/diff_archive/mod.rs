@@ -11,7 +11,7 @@
 //! | `compression.rs`, `frame_table.rs`, `frames.rs`, `frame_head.rs` | frames, the only decoder |
 //! | `member.rs`, `frame_writer.rs`, `write.rs` | members, the file |
 //! | `tar_input.rs`, `read.rs`, `verify.rs` | reading and verification |
-//! | `group.rs`, `old_files.rs`, `rebuild_reader.rs` | targets of a patch |
+//! | `group.rs`, `group_contents.rs`, `old_files.rs`, `rebuild_reader.rs` | targets of a patch |
 //! | `content_index.rs` | location of each content |
 //!
 #![doc = include_str!("format.md")]
@@ -26,6 +26,7 @@ mod frame_table;
 mod frame_writer;
 mod frames;
 mod group;
+mod group_contents;
 mod header;
 mod limits;
 mod listing;
@@ -50,9 +51,8 @@ pub use error::{
 pub use frame_head::{FrameHead, FramedFile};
 pub use frame_table::FrameTable;
 pub use frames::{VerifiedFrames, decoded_frames};
-pub use group::{
-    Container, DeltaGroup, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts, Workspace,
-};
+pub use group::{DeltaGroup, Workspace};
+pub use group_contents::{Container, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts};
 pub use header::{Header, SpaceNeeded, needs_of};
 pub use limits::{ArchiveLimits, FORMAT, MAX_FRAME_HEAD, MAX_RAW_FRAME};
 pub use listing::Listing;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Take};
 
 use super::error::{ArchiveError, PatchFault};
-use super::group::{Container, DeltaGroup, GroupSource, PlainForm};
+use super::group_contents::{Container, GroupSource, PlainForm};
 use super::similarity::SequentialReader;
 use super::sources::Sources;
 use crate::delta::ReadAt;
@@ -19,13 +19,14 @@ pub const MAX_DICTIONARY: u64 = 64 << 20;
 
 /// Opens the replayed sources of a group.
 pub(super) struct OldFiles<'s> {
-    group: &'s DeltaGroup,
+    /// Number of the group, and the sources that it lists.
+    group: (u64, &'s [GroupSource]),
     sources: &'s dyn Sources,
     held: BTreeMap<u32, OldFile<'s>>,
 }
 
 impl<'s> OldFiles<'s> {
-    pub fn new(group: &'s DeltaGroup, sources: &'s dyn Sources) -> Self {
+    pub fn new(group: (u64, &'s [GroupSource]), sources: &'s dyn Sources) -> Self {
         OldFiles { group, sources, held: BTreeMap::new() }
     }
 
@@ -38,8 +39,8 @@ impl<'s> OldFiles<'s> {
             self.held.insert(number, file);
         }
 
-        let file = self.held.get_mut(&number);
-        let file = file.ok_or_else(|| self.group.unusable(PatchFault::UnlistedSource))?;
+        let unlisted = self.unusable(PatchFault::UnlistedSource);
+        let file = self.held.get_mut(&number).ok_or(unlisted)?;
         if is_held {
             file.rewind();
         }
@@ -50,35 +51,37 @@ impl<'s> OldFiles<'s> {
     pub fn append_plain(&mut self, number: u32, to: &mut Vec<u8>) -> Result<(), ArchiveError> {
         let (source, plain) = self.listed(number)?;
         let bytes = Box::new(self.open(source)?);
-        let unusable = |fault: PatchFault| self.group.unusable(fault);
         if plain.length > MAX_HELD {
             return PlainReader::new(bytes, limits(plain))
                 .read_to_end(to)
                 .map(drop)
-                .map_err(|error| unusable(error.into()));
+                .map_err(|error| self.unusable(error.into()));
         }
 
         let file = OldFile::read(bytes, limits(plain))
-            .map_err(|error| unusable(PatchFault::Replay(error.into())))?;
+            .map_err(|error| self.unusable(PatchFault::Replay(error.into())))?;
         to.extend_from_slice(file.plain());
         self.held.insert(number, file);
         Ok(())
     }
 
     fn listed(&self, number: u32) -> Result<(&'s GroupSource, PlainForm), ArchiveError> {
-        let source = usize::try_from(number).ok().and_then(|at| self.group.sources.get(at));
+        let source = usize::try_from(number).ok().and_then(|at| self.group.1.get(at));
         let plain = source.and_then(|source| source.plain);
         source
             .zip(plain)
             .filter(|(_, plain)| plain.container != Container::Gzip)
-            .ok_or_else(|| self.group.unusable(PatchFault::UnlistedSource))
+            .ok_or_else(|| self.unusable(PatchFault::UnlistedSource))
+    }
+
+    fn unusable(&self, fault: PatchFault) -> ArchiveError {
+        ArchiveError::Patch { group: self.group.0, fault }
     }
 
     fn open(&self, source: &'s GroupSource) -> Result<SourceReader<'s>, ArchiveError> {
         let GroupSource { digest, size, path, .. } = source;
         let file = self.sources.open(digest, *size, path)?;
-        let file =
-            file.ok_or_else(|| self.group.unusable(PatchFault::MissingSource(path.clone())))?;
+        let file = file.ok_or_else(|| self.unusable(PatchFault::MissingSource(path.clone())))?;
         Ok(SequentialReader { file, at: 0 }.take(*size))
     }
 }

@@ -5,8 +5,9 @@ use std::io::{BufRead, Read};
 use crate::delta::Kind;
 use crate::diff_archive::changes::KnownContent;
 use crate::diff_archive::error::{ArchiveError, ListingDefect};
-use crate::diff_archive::group::{
-    Container, DeltaGroup, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
+use crate::diff_archive::group::DeltaGroup;
+use crate::diff_archive::group_contents::{
+    Container, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
 };
 use crate::digest::Digest;
 use crate::manifest;

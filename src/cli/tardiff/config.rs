@@ -154,7 +154,7 @@ mod tests {
         let typed =
             EffortArgs { effort: Some(Effort::Fast), rebuild_gain: Some(7), ..Default::default() };
 
-        assert_eq!(resolved("", EffortArgs::default()), (Effort::Normal, 1, 1_000_000));
+        assert_eq!(resolved("", EffortArgs::default()), (Effort::Normal, 45, 1_000_000));
         assert_eq!(resolved(file, EffortArgs::default()), (Effort::Best, 5, 1_000_000));
         assert_eq!(resolved(file, typed), (Effort::Fast, 5, 7));
         assert!(toml::from_str::<TardiffConfig>("effort = 'better'").is_err());

@@ -7,8 +7,9 @@ use crate::delta::{ContentClass, Kind, MAX_GROUP, PairGroup};
 use crate::diff_archive::delta_plan::planner::{LEAST_GAIN, Patch, Planner};
 use crate::diff_archive::delta_plan::replayed::compute_replayed;
 use crate::diff_archive::error::WriteError;
-use crate::diff_archive::group::{
-    Container, DeltaGroup, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
+use crate::diff_archive::group::DeltaGroup;
+use crate::diff_archive::group_contents::{
+    Container, GroupSource, GroupTarget, GzipParts, PlainForm, RebuiltParts,
 };
 
 /// The patch of a group; `None` if its targets are better sent whole.

@@ -6,8 +6,9 @@ use crate::delta::{self, Kind};
 use crate::delta::{MAX_PATCH, PairGroup};
 use crate::diff_archive::delta_plan::planner::{LEAST_GAIN, Patch, Planner};
 use crate::diff_archive::error::WriteError;
-use crate::diff_archive::group::{
-    Container, DeltaGroup, GroupSource, GroupTarget, PlainForm, RebuiltParts,
+use crate::diff_archive::group::DeltaGroup;
+use crate::diff_archive::group_contents::{
+    Container, GroupSource, GroupTarget, PlainForm, RebuiltParts,
 };
 use crate::diff_archive::old_files::MAX_DICTIONARY;
 use crate::digest::Digest;

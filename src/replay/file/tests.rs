@@ -209,7 +209,7 @@ fn old_file_in_memory_and_as_stream_predict_alike() {
     // More than the visible range, so that a stream forgets its beginning.
     let old = text(9 << 20, 3);
     let mut new = changed(&old);
-    new.splice(100_000..100_000, text(1 << 20, 4));
+    new.splice(100_000..100_000, text(300_000, 4));
     let (old, new) = (zstd(&old, 3), zstd(&new, 3));
     let pair = [(&new[..], Some(&old[..]))];
 

@@ -2,7 +2,15 @@
 
 use super::ZstdDefect;
 use super::bits::{BackwardBits, ForwardBits};
-use super::tables::SequenceCode;
+
+/// A code for a range of values.
+#[derive(Clone, Copy)]
+pub struct SequenceCode {
+    /// Smallest value.
+    pub base: u32,
+    /// Number of bits that are added to it.
+    pub extra: u8,
+}
 
 /// Most states of a table: an accuracy of 9 bits.
 const MAX_STATES: usize = 1 << 9;

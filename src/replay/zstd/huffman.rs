@@ -1,8 +1,7 @@
 //! Huffman codes of literals.
 
 use super::bits::{BackwardBits, ForwardBits};
-use super::fse::{Bounds, DecodeTable, Distribution};
-use super::tables::SequenceCode;
+use super::fse::{Bounds, DecodeTable, Distribution, SequenceCode};
 use super::{FrameWriteError, ZstdDefect};
 
 /// Longest code in bits (RFC 8878, 4.2.1).

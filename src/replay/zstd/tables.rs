@@ -1,16 +1,7 @@
 //! Codes of sequences, their predefined distributions, and state that later blocks use.
 
 use super::ZstdDefect;
-use super::fse::{Bounds, DecodeTable, Distribution, EncodeTable};
-
-/// A code for a range of values.
-#[derive(Clone, Copy)]
-pub struct SequenceCode {
-    /// Smallest value.
-    pub base: u32,
-    /// Number of bits that are added to it.
-    pub extra: u8,
-}
+use super::fse::{Bounds, DecodeTable, Distribution, EncodeTable, SequenceCode};
 
 /// Extra bits of the codes of literals lengths (RFC 8878, 3.1.1.3.2.1.1).
 const LITERALS_LENGTH_BITS: [u8; 36] = [
