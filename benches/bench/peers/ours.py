@@ -109,7 +109,9 @@ class Ours(Peer):
         return [*command, "--root", self.pair.node, "--exclude-file", "/dev/null", "--no-fallback"]
 
     def update(self):
-        return [*self.follow(f"http://{SERVER}:{HTTP}/{self.built_by()}/"), *self.more]
+        # As many files are rebuilt at a time as there are processors; the default leaves most to jobs.
+        jobs = ["--rebuild-jobs", str(len(os.sched_getaffinity(0)))]
+        return [*self.follow(f"http://{SERVER}:{HTTP}/{self.built_by()}/"), *jobs, *self.more]
 
     def switched(self, output, since):
         with open(output, encoding="utf-8", errors="replace") as lines:

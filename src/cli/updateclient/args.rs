@@ -197,6 +197,9 @@ pub struct Arguments {
     /// Wait at most this many seconds before the run, a different time for each host [default: 0]
     #[arg(long, help_heading = UPDATE, value_name = "SECONDS")]
     pub splay: Option<u32>,
+    /// Compressed files that are rebuilt at a time, at most 8 [default: a quarter of the processors]
+    #[arg(long, help_heading = UPDATE, value_name = "N")]
+    pub rebuild_jobs: Option<u32>,
     /// Do not ask for confirmation; required if there is no terminal
     #[arg(long, help_heading = UPDATE)]
     pub yes: bool,

@@ -247,7 +247,7 @@ fn resolve_values(
         require_signature: pick.typed_or("require_signature", None, config.require_signature),
         max_head_age: pick.typed_or("max_head_age", None, config.max_head_age),
         staged_max_age: pick.typed_or("staged_max_age", None, config.staged_max_age),
-        rebuild_jobs: pick.typed_or("rebuild_jobs", None, config.rebuild_jobs),
+        rebuild_jobs: pick.typed_or("rebuild_jobs", arguments.rebuild_jobs, config.rebuild_jobs),
         allow_root_fs: allowed.cloned().collect(),
         splay: pick.typed_or("splay", arguments.splay, config.splay),
         syslog: pick.typed_or("syslog", None, config.syslog),
