@@ -58,9 +58,9 @@ impl AdaptiveBit {
         let zero = self.0 >> COUNT_BITS;
         let share = u64::from(ADAPTATION[count as usize]);
         let moved = if bit == 0 {
-            zero + (u64::from((1 << ADAPTIVE_BITS) - 1 - zero) * share >> 16) as u32
+            zero + ((u64::from((1 << ADAPTIVE_BITS) - 1 - zero) * share) >> 16) as u32
         } else {
-            zero - (u64::from(zero) * share >> 16) as u32
+            zero - ((u64::from(zero) * share) >> 16) as u32
         };
         self.0 = moved << COUNT_BITS | (count + u32::from(count < MOST_OBSERVATIONS));
     }

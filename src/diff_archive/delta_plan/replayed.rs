@@ -25,6 +25,9 @@ pub(super) struct OpenedContainer {
     pub replayed: u64,
 }
 
+/// An opened file, or the bytes of one that has no plain form.
+type MaybeOpened = Result<OpenedContainer, Vec<u8>>;
+
 /// Opens a file with a plain form of at most `limit` bytes; returns its bytes if it has none.
 pub(super) fn open_file(bytes: Vec<u8>, limit: u64) -> Result<OpenedContainer, Vec<u8>> {
     let mut plain = Vec::new();
@@ -48,7 +51,7 @@ pub(super) fn limits(plain: u64) -> OpenLimits {
 struct PlannedTarget {
     size: u64,
     digest: Digest,
-    content: Result<OpenedContainer, Vec<u8>>,
+    content: MaybeOpened,
 }
 
 /// The patch of the plain forms of files; one that cannot be replayed is used as it is.
@@ -126,7 +129,7 @@ fn open_targets(
 /// `None` if there is none.
 fn record_all(
     (pair, reach): (&PairGroup<'_>, Reach),
-    sources: &[Result<OpenedContainer, Vec<u8>>],
+    sources: &[MaybeOpened],
     targets: &mut [PlannedTarget],
 ) -> Option<Vec<u8>> {
     'attempt: loop {
@@ -172,7 +175,7 @@ fn open_sources(
     planner: &Planner<'_>,
     pair: &PairGroup<'_>,
     most: u64,
-) -> Result<Option<Vec<Result<OpenedContainer, Vec<u8>>>>, WriteError> {
+) -> Result<Option<Vec<MaybeOpened>>, WriteError> {
     let mut opened = Vec::new();
     for entry in &pair.sources {
         let Some((size, digest)) = entry.file() else { return Ok(None) };

@@ -6,6 +6,7 @@ use super::frames::{frames_file, pack_frames};
 use super::*;
 use crate::delta::Kind;
 use crate::entry::{Leaf, Node};
+use crate::replay::file::Forms;
 
 fn pack(raw: &[u8]) -> Vec<u8> {
     let (listing, members) = raw.split_at(listing_length(raw));
@@ -320,6 +321,24 @@ fn listings_that_contradict_themselves_are_refused() {
     assert_refused(&good, "corrections too large", &|p| {
         p.groups[0].targets[0].rebuilt =
             Some(RebuiltParts::Gzip(GzipParts { corrections: 65_537, plain: 1 }));
+    });
+    let replayed = |length| PlainForm {
+        length,
+        container: Container::Replayed(Forms { xz: true, zstd: false }),
+    };
+    assert_refused(&good, "a decision stream that no target needs", &|p| {
+        p.groups[0].decisions = 1;
+    });
+    assert_refused(&good, "a replayed target without a decision stream", &|p| {
+        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(1)));
+    });
+    assert_refused(&good, "a decision stream longer than its patch", &|p| {
+        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(1)));
+        p.groups[0].decisions = p.groups[0].patch_length + 1;
+    });
+    assert_refused(&good, "a plain form to be replayed that is too large", &|p| {
+        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(u64::MAX)));
+        p.groups[0].decisions = 1;
     });
     assert_refused(&good, "copies before their sources", &|p| {
         let mut next = p.groups[0].clone();

@@ -65,6 +65,7 @@ pub struct PartReader<R> {
     dictionary: u64,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a reader has one place, and moves it at each step")]
 enum FilePlace<R> {
     /// Before a part.
     Between(PeekInput<R>),

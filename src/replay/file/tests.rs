@@ -136,6 +136,9 @@ fn held(old: &[u8]) -> OldFile<'_> {
     OldFile::read(Box::new(old), LIMITS).expect("an old file")
 }
 
+/// Makes a compressed file of its content.
+type Compress = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// Pairs of old and new files of each form that is supported.
 fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let old = text(300_000, 1);
@@ -162,7 +165,7 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let module = ["--check=crc32", "--lzma2=dict=1MiB"];
     let blocks = ["-T2", "--block-size=100000"];
     let kernel = ["--check=crc32", "--x86", "--lzma2=dict=32MiB"];
-    let forms: Vec<(&'static str, Box<dyn Fn(&[u8]) -> Vec<u8>>)> = vec![
+    let forms: Vec<(&'static str, Compress)> = vec![
         ("xz of a module", Box::new(move |plain| xz(plain, &module))),
         ("xz in blocks with sizes", Box::new(move |plain| xz(plain, &blocks))),
         ("xz with a filter", Box::new(move |plain| xz(plain, &kernel))),

@@ -65,8 +65,6 @@ impl RepeatedDistances {
         RepeatedDistances { family, distances, after_literals: false }
     }
 
-    /// Whether the packet before was literals.
-
     /// Marks the beginning of a block: no literals precede in it.
     pub fn begin_block(&mut self) {
         self.after_literals = false;
