@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`xz`], [`zstd`] | readers and writers of each container, by decisions |
 //! | [`prediction`] | decisions of a file, predicted from those of an old one |
-//! | [`file`] | files of several parts, and their decision streams |
+//! | [`mod@file`] | files of several parts, and their decision streams |
 //!
 #![doc = include_str!("format.md")]
 
