@@ -322,24 +322,6 @@ fn listings_that_contradict_themselves_are_refused() {
         p.groups[0].targets[0].rebuilt =
             Some(RebuiltParts::Gzip(GzipParts { corrections: 65_537, plain: 1 }));
     });
-    let replayed = |length| PlainForm {
-        length,
-        container: Container::Replayed(Forms { xz: true, zstd: false }),
-    };
-    assert_refused(&good, "a decision stream that no target needs", &|p| {
-        p.groups[0].decisions = 1;
-    });
-    assert_refused(&good, "a replayed target without a decision stream", &|p| {
-        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(1)));
-    });
-    assert_refused(&good, "a decision stream longer than its patch", &|p| {
-        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(1)));
-        p.groups[0].decisions = p.groups[0].patch_length + 1;
-    });
-    assert_refused(&good, "a plain form to be replayed that is too large", &|p| {
-        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(u64::MAX)));
-        p.groups[0].decisions = 1;
-    });
     assert_refused(&good, "copies before their sources", &|p| {
         let mut next = p.groups[0].clone();
         p.groups[0].kind = Kind::Copies;
@@ -354,6 +336,30 @@ fn listings_that_contradict_themselves_are_refused() {
         p.known.retain(|known| known.digest != digest);
         next.targets.push(GroupTarget { digest, size, rebuilt: None });
         p.groups.push(next);
+    });
+}
+
+#[test]
+fn decisions_that_contradict_their_targets_are_refused() {
+    let good = valid_listing();
+    let replayed = |length| PlainForm {
+        length,
+        container: Container::Replayed(Forms { xz: true, zstd: false }),
+    };
+
+    assert_refused(&good, "a decision stream that no target needs", &|p| {
+        p.groups[0].decisions = 1;
+    });
+    assert_refused(&good, "a replayed target without a decision stream", &|p| {
+        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(1)));
+    });
+    assert_refused(&good, "a decision stream longer than its patch", &|p| {
+        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(1)));
+        p.groups[0].decisions = p.groups[0].patch_length + 1;
+    });
+    assert_refused(&good, "a plain form to be replayed that is too large", &|p| {
+        p.groups[0].targets[0].rebuilt = Some(RebuiltParts::Replayed(replayed(u64::MAX)));
+        p.groups[0].decisions = 1;
     });
 }
 
