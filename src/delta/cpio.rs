@@ -6,9 +6,10 @@ use std::io::{self, Read};
 use super::copies::CopiesWriter;
 use super::limits::MAX_CONTENT;
 use crate::digest::Digest;
+use crate::replay::{CPIO_HEADER, CpioHeader};
 
-/// Size of a header: six digits of magic and thirteen numbers of eight hexadecimal digits.
-const HEADER: usize = 110;
+/// Longest name of an entry, with its zero byte.
+const MAX_NAME: u64 = 4096;
 /// Alignment of names and contents, in bytes.
 const ALIGNMENT: u64 = 4;
 /// Largest literal instruction, in bytes.
@@ -38,12 +39,20 @@ pub fn split(
             continue;
         }
 
-        read_into(&mut from, HEADER as u64 - ALIGNMENT, &mut literal.bytes)?;
-        let Some(CpioMember { name, size }) = CpioMember::parse(&literal.bytes[before..]) else {
-            read_into(&mut from, padded(HEADER as u64) - HEADER as u64, &mut literal.bytes)?;
+        read_into(&mut from, CPIO_HEADER as u64 - ALIGNMENT, &mut literal.bytes)?;
+        let Some(CpioHeader { name, size }) = parse_header(&literal.bytes[before..]) else {
+            read_into(
+                &mut from,
+                padded(CPIO_HEADER as u64) - CPIO_HEADER as u64,
+                &mut literal.bytes,
+            )?;
             continue;
         };
-        read_into(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut literal.bytes)?;
+        read_into(
+            &mut from,
+            padded(CPIO_HEADER as u64 + name) - CPIO_HEADER as u64,
+            &mut literal.bytes,
+        )?;
 
         if size > MAX_CONTENT {
             literal.copy_from(&mut from, size)?;
@@ -76,13 +85,17 @@ pub fn read_front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
             return Ok(members);
         }
 
-        at += read_into(&mut from, HEADER as u64 - ALIGNMENT, &mut bytes)?;
-        let Some(CpioMember { name, size }) =
-            CpioMember::parse(&bytes).filter(|member| member.size <= MAX_CONTENT)
+        at += read_into(&mut from, CPIO_HEADER as u64 - ALIGNMENT, &mut bytes)?;
+        let Some(CpioHeader { name, size }) =
+            parse_header(&bytes).filter(|header| header.size <= MAX_CONTENT)
         else {
             return Ok(members);
         };
-        at += read_into(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut bytes)?;
+        at += read_into(
+            &mut from,
+            padded(CPIO_HEADER as u64 + name) - CPIO_HEADER as u64,
+            &mut bytes,
+        )?;
 
         bytes.clear();
         if read_into(&mut from, size, &mut bytes)? == size && size > 0 {
@@ -93,26 +106,9 @@ pub fn read_front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
     }
 }
 
-/// Lengths in a header: of the name, with its zero byte, and of the content.
-struct CpioMember {
-    name: u64,
-    size: u64,
-}
-
-impl CpioMember {
-    fn parse(header: &[u8]) -> Option<Self> {
-        let magic = header.get(..6)?;
-        if header.len() != HEADER || (magic != b"070701" && magic != b"070702") {
-            return None;
-        }
-
-        let number = |at: usize| {
-            let digits = std::str::from_utf8(header.get(6 + at * 8..14 + at * 8)?).ok()?;
-            u64::from_str_radix(digits, 16).ok()
-        };
-        let name = number(11).filter(|name| *name <= 4096)?;
-        Some(CpioMember { name, size: number(6)? })
-    }
+/// The header in `bytes`, if its name is not too long to be one.
+fn parse_header(bytes: &[u8]) -> Option<CpioHeader> {
+    CpioHeader::parse(bytes).filter(|header| header.name <= MAX_NAME)
 }
 
 /// Bytes that are not an instruction yet.

@@ -165,17 +165,17 @@ impl RebuildLimit {
     }
 
     /// Cost of rebuilding a gzip file of `size` bytes: an estimate before it is read.
-    pub fn expected_gzip_cost(&self, size: u64) -> u64 {
+    pub fn expected_gzip_cost(size: u64) -> u64 {
         size.saturating_mul(GZIP_EXPANSION)
     }
 
     /// Cost of replaying an xz or zstd file of `size` bytes: an estimate before it is read.
-    pub fn expected_replay_cost(&self, size: u64) -> u64 {
-        self.replay_cost(size.saturating_mul(REPLAY_EXPANSION))
+    pub fn expected_replay_cost(size: u64) -> u64 {
+        RebuildLimit::replay_cost(size.saturating_mul(REPLAY_EXPANSION))
     }
 
     /// Cost of replaying `plain` bytes of plain form.
-    pub fn replay_cost(&self, plain: u64) -> u64 {
+    pub fn replay_cost(plain: u64) -> u64 {
         plain.saturating_mul(REPLAY_COST) / 2
     }
 

@@ -56,6 +56,8 @@ impl<'f> PatchOutput<'f> {
 const COPY_BUFFER: usize = 64 << 10;
 /// Capacity that a workspace retains: enough for usual groups.
 const RETAINED: usize = 3 << 20;
+/// Limit of a plain form: offsets in it have 32 bits.
+const MAX_TEXT: u64 = 1 << 32;
 /// Memory in bytes for decisions of a large file: windows, match finder and probabilities.
 const REPLAY_MEMORY: u64 = 32 << 20;
 
@@ -82,10 +84,14 @@ impl DeltaGroup {
             matches!(target.rebuilt, Some(RebuiltParts::Gzip(gzip))
                 if gzip.corrections > gzip::MAX_CORRECTIONS as u64)
         });
-        if self.patch_length > MAX_PATCH || output.is_none() || has_long_corrections {
+        let replayed = self.targets.iter().filter_map(GroupTarget::replayed);
+        let opened = self.sources.iter().filter_map(|source| source.plain).chain(replayed);
+        let has_long_text = opened.map(|plain| plain.length).any(|length| length >= MAX_TEXT);
+        let is_too_large = self.patch_length > MAX_PATCH || output.is_none();
+        if is_too_large || has_long_corrections || has_long_text {
             return Some(GroupDefect::TooLarge);
         }
-        let has_replayed = self.targets.iter().any(GroupTarget::is_replayed);
+        let has_replayed = self.targets.iter().any(|target| target.replayed().is_some());
         if self.decisions > self.patch_length || has_replayed != (self.decisions > 0) {
             return Some(GroupDefect::Decisions);
         }
@@ -131,12 +137,10 @@ impl DeltaGroup {
 
     /// Forms of its files that a decision stream replays.
     pub fn replayed_forms(&self) -> Forms {
-        self.targets.iter().fold(Forms::default(), |forms, target| match target.rebuilt {
-            Some(RebuiltParts::Replayed(PlainForm {
-                container: Container::Replayed(more),
-                ..
-            })) => forms.union(more),
-            _ => forms,
+        let plain_forms = self.targets.iter().filter_map(GroupTarget::replayed);
+        plain_forms.fold(Forms::default(), |forms, plain| match plain.container {
+            Container::Replayed(more) => forms.union(more),
+            Container::Gzip => forms,
         })
     }
 

@@ -81,8 +81,11 @@ impl GroupTarget {
         }
     }
 
-    /// Whether it is rebuilt by the decision stream.
-    pub(super) fn is_replayed(&self) -> bool {
-        matches!(self.rebuilt, Some(RebuiltParts::Replayed(_)))
+    /// The plain form from which the decision stream rebuilds it, if that is so.
+    pub(super) fn replayed(&self) -> Option<PlainForm> {
+        match self.rebuilt {
+            Some(RebuiltParts::Replayed(plain)) => Some(plain),
+            _ => None,
+        }
     }
 }

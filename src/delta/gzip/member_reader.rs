@@ -3,11 +3,12 @@
 //! The pieces depend only on the bytes of the file, never on the sizes in which the reader returns
 //! them. So the publisher and the node read the same plain form.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::delta::gzip::error::{GzipDefect, OpenError};
+use crate::replay::{CpioHeader, PeekInput};
 
 /// Size of the buffers for the file and for its plain form.
 const BUFFER: usize = 64 * 1024;
@@ -22,9 +23,6 @@ const EXTRA: u8 = 4;
 const NAME: u8 = 8;
 const COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
-
-/// Size of a cpio header without name and padding.
-const CPIO_HEADER: usize = 110;
 
 /// A piece of the file.
 pub(super) enum MemberPiece<'a> {
@@ -52,7 +50,7 @@ impl MemberPiece<'_> {
 
 /// Reads a file piece by piece.
 pub(super) struct MemberReader<R> {
-    input: BufferedInput<R>,
+    input: PeekInput<R>,
     state: ReaderState,
     inflate: Decompress,
     plain: Vec<u8>,
@@ -81,14 +79,7 @@ impl<R: Read> MemberReader<R> {
     /// Opens a file whose plain form may have at most `limit` bytes.
     pub(super) fn new(input: R, limit: u64) -> Self {
         MemberReader {
-            input: BufferedInput {
-                inner: input,
-                buffer: vec![0; BUFFER],
-                start: 0,
-                end: 0,
-                offset: 0,
-                ended: false,
-            },
+            input: PeekInput::new(input),
             state: ReaderState::Between,
             inflate: Decompress::new(false),
             plain: vec![0; BUFFER],
@@ -111,8 +102,8 @@ impl<R: Read> MemberReader<R> {
 
     /// Decides which piece begins here (clauses 2 and 3).
     fn read_next(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
-        let at_start = self.input.offset == 0;
-        let ahead = self.input.peek(MAX_HEADER)?;
+        let at_start = self.input.offset() == 0;
+        let ahead = self.input.peek(MAX_HEADER).map_err(OpenError::Read)?;
         if ahead.is_empty() {
             return if self.has_members { Ok(None) } else { Err(OpenError::NotGzip) };
         }
@@ -121,7 +112,7 @@ impl<R: Read> MemberReader<R> {
             self.has_members = true;
             self.inflate.reset(false);
             self.state = ReaderState::Stream;
-            return Ok(Some(MemberPiece::Header(self.input.take(length))));
+            return Ok(Some(MemberPiece::Header(self.input.take_bytes(length))));
         }
 
         let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
@@ -129,8 +120,8 @@ impl<R: Read> MemberReader<R> {
             return self.read_raw(zeros as u64);
         }
 
-        if let Some(left) = cpio_entry_length(ahead) {
-            return self.read_raw(left);
+        if let Some(header) = CpioHeader::parse(ahead) {
+            return self.read_raw(header.entry_length());
         }
 
         if !self.has_members {
@@ -142,7 +133,7 @@ impl<R: Read> MemberReader<R> {
 
     /// At most `left` bytes, unchanged.
     fn read_raw(&mut self, left: u64) -> Result<Option<MemberPiece<'_>>, OpenError> {
-        let length = self.input.peek(1)?.len();
+        let length = self.input.peek(1).map_err(OpenError::Read)?.len();
         let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
         if length == 0 {
             return if self.has_members { Ok(None) } else { Err(OpenError::NotGzip) };
@@ -154,11 +145,11 @@ impl<R: Read> MemberReader<R> {
             _ if left > length as u64 => ReaderState::Entry { left: left - length as u64 },
             _ => ReaderState::Between,
         };
-        Ok(Some(MemberPiece::Raw(self.input.take(length))))
+        Ok(Some(MemberPiece::Raw(self.input.take_bytes(length))))
     }
 
     fn read_stream(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
-        let input = self.input.peek(1)?;
+        let input = self.input.peek(1).map_err(OpenError::Read)?;
         let ended = input.is_empty();
         let before_in = self.inflate.total_in();
         let before_out = self.inflate.total_out();
@@ -182,18 +173,18 @@ impl<R: Read> MemberReader<R> {
         }
 
         Ok(Some(MemberPiece::Deflated {
-            packed: self.input.take(consumed),
+            packed: self.input.take_bytes(consumed),
             plain: &self.plain[..produced],
             last,
         }))
     }
 
     fn read_trailer(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
-        if self.input.peek(TRAILER)?.len() < TRAILER {
+        if self.input.peek(TRAILER).map_err(OpenError::Read)?.len() < TRAILER {
             return Err(OpenError::Damaged(GzipDefect::TruncatedTrailer));
         }
         self.state = ReaderState::Between;
-        Ok(Some(MemberPiece::Trailer(self.input.take(TRAILER))))
+        Ok(Some(MemberPiece::Trailer(self.input.take_bytes(TRAILER))))
     }
 }
 
@@ -222,65 +213,4 @@ fn header_end(bytes: &[u8], flags: u8) -> Option<usize> {
         }
     }
     Some(if flags & HEADER_CRC != 0 { at + 2 } else { at })
-}
-
-/// Length of the cpio entry ("newc") at the beginning of `bytes`, padding included.
-fn cpio_entry_length(bytes: &[u8]) -> Option<u64> {
-    let header = bytes.get(..CPIO_HEADER)?;
-    if !header.starts_with(b"070701") && !header.starts_with(b"070702") {
-        return None;
-    }
-
-    let field = |number: usize| {
-        let digits = str::from_utf8(&header[6 + 8 * number..14 + 8 * number]).ok()?;
-        u64::from_str_radix(digits, 16).ok()
-    };
-
-    let size = field(6)?;
-    let name = field(11)?;
-    Some((CPIO_HEADER as u64 + name).next_multiple_of(4) + size.next_multiple_of(4))
-}
-
-/// A reader with a look-ahead of at most [`BUFFER`] bytes.
-struct BufferedInput<R> {
-    inner: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Number of bytes taken so far.
-    offset: u64,
-    ended: bool,
-}
-
-impl<R: Read> BufferedInput<R> {
-    /// All buffered bytes: at least `least` unless the file ends earlier.
-    fn peek(&mut self, least: usize) -> Result<&[u8], OpenError> {
-        if self.end - self.start < least {
-            self.fill()?;
-        }
-        Ok(&self.buffer[self.start..self.end])
-    }
-
-    /// Fills the buffer, with as many reads as it takes, so that the same file has the same pieces.
-    fn fill(&mut self) -> Result<(), OpenError> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-
-        while self.end < self.buffer.len() && !self.ended {
-            match self.inner.read(&mut self.buffer[self.end..]) {
-                Ok(0) => self.ended = true,
-                Ok(read) => self.end += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(OpenError::Read(error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, length: usize) -> &[u8] {
-        let taken = &self.buffer[self.start..self.start + length];
-        self.start += length;
-        self.offset += length as u64;
-        taken
-    }
 }

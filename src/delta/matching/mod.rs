@@ -282,8 +282,8 @@ fn choose_decomposed(new_entries: &[&Entry], limit: &RebuildLimit) -> HashSet<Di
             let (size, digest) = entry.file()?;
             let name = entry.path.name();
             let cost = match () {
-                () if is_replayed_name(name) => limit.expected_replay_cost(size),
-                () if is_gzip_name(name) => limit.expected_gzip_cost(size),
+                () if is_replayed_name(name) => RebuildLimit::expected_replay_cost(size),
+                () if is_gzip_name(name) => RebuildLimit::expected_gzip_cost(size),
                 () => return None,
             };
             Some((size, cost, digest))

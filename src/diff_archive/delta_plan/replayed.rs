@@ -2,8 +2,7 @@
 
 use std::io::{self, Read};
 
-use crate::delta::{self, Kind};
-use crate::delta::{MAX_PATCH, PairGroup};
+use crate::delta::{self, Kind, MAX_PATCH, PairGroup, RebuildLimit};
 use crate::diff_archive::delta_plan::planner::{LEAST_GAIN, Patch, Planner};
 use crate::diff_archive::error::WriteError;
 use crate::diff_archive::group::DeltaGroup;
@@ -87,7 +86,7 @@ pub(super) fn compute_replayed(
         };
         let replayed = content.as_ref().map_or(0, |opened| opened.replayed);
         output.extend_from_slice(form);
-        cost += planner.deltas.rebuild_limit.replay_cost(replayed);
+        cost += RebuildLimit::replay_cost(replayed);
         packed += size;
         group.targets.push(GroupTarget { digest: *digest, size: *size, rebuilt });
     }
@@ -116,7 +115,7 @@ fn open_targets(
         let Some((size, digest)) = entry.file() else { continue };
         let opened = open_file(planner.read_target(entry, size, &digest)?, most);
         let content = opened.and_then(|opened| {
-            let is_permitted = limit.permits_file(limit.replay_cost(opened.replayed));
+            let is_permitted = limit.permits_file(RebuildLimit::replay_cost(opened.replayed));
             if is_permitted { Ok(opened) } else { Err(opened.bytes) }
         });
         targets.push(PlannedTarget { size, digest, content });

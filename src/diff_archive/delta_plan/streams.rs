@@ -256,17 +256,17 @@ fn compute_from_files(
     if patch.len() as u64 >= size / 4 * 3 {
         return Ok(None);
     }
-    let cost = form.cost(&planner.deltas.rebuild_limit);
+    let cost = form.cost();
     replayed::finish(planner, group, (patch, decisions.len() as u64), (size, cost))
 }
 
 impl ArchiveForm {
     /// Rebuild cost.
-    fn cost(&self, limit: &RebuildLimit) -> u64 {
+    fn cost(&self) -> u64 {
         match self {
             ArchiveForm::AsIs => 0,
             ArchiveForm::Gzip(parts) => parts.cost,
-            ArchiveForm::Replayed(opened) => limit.replay_cost(opened.replayed),
+            ArchiveForm::Replayed(opened) => RebuildLimit::replay_cost(opened.replayed),
         }
     }
 }
@@ -291,7 +291,7 @@ fn choose_form(planner: &Planner<'_>, entry: &Entry) -> Result<ArchiveForm, Writ
         }
         Decomposed::Whole(_) => ArchiveForm::AsIs,
     };
-    Ok(if limit.permits_file(form.cost(limit)) { form } else { ArchiveForm::AsIs })
+    Ok(if limit.permits_file(form.cost()) { form } else { ArchiveForm::AsIs })
 }
 
 /// The decision stream of an archive; its old version becomes a source of the group.

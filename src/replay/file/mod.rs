@@ -4,17 +4,17 @@
 //! apart, [`DecisionWriter`] records the decisions of one or several files, and [`DecisionReader`]
 //! makes the same files again.
 
-mod coder;
+mod decision_stream;
 mod error;
+mod file_coder;
 mod forms;
-mod input;
 mod new_text;
 mod old_file;
 mod plain_reader;
 mod reader;
 mod step_models;
 
-pub use coder::{DecisionReader, DecisionWriter, RebuiltFile, RecordedFile};
+pub use decision_stream::{DecisionReader, DecisionWriter, RebuiltFile};
 pub use error::{FileOpenError, FileRefusal, RecordError, ReplayError};
 pub use forms::{Forms, REPLAY_NEEDS, UnknownForms};
 pub use new_text::{NewText, ReadText};

@@ -9,7 +9,7 @@ use crate::replay::{Packet, Window};
 
 /// Reads the plain form of a file; its decisions are discarded.
 ///
-/// A file without a plain form is an error of the kind [`io::ErrorKind::InvalidData`] with an
+/// A file without a plain form is an error of the kind [`io::ErrorKind::InvalidData`] with a
 /// [`FileOpenError`] inside.
 pub struct PlainReader<R> {
     reader: PartReader<R>,
@@ -30,9 +30,7 @@ impl<R: Read> PlainReader<R> {
     pub fn forms(&self) -> Forms {
         self.reader.forms()
     }
-}
 
-impl<R: Read> PlainReader<R> {
     /// Bytes of the plain form so far that are not in the file as they are.
     pub fn replayed(&self) -> u64 {
         self.reader.replayed()

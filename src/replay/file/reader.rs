@@ -4,8 +4,7 @@ use std::io::{BufRead, Read};
 
 use super::error::{FileOpenError, FileRefusal};
 use super::forms::Forms;
-use super::input::PeekInput;
-use crate::replay::{Packet, Window, xz, zstd};
+use crate::replay::{CpioHeader, Packet, PeekInput, Window, xz, zstd};
 
 /// Largest piece of bytes as they are, in one step.
 const PIECE: usize = 64 << 10;
@@ -13,8 +12,6 @@ const PIECE: usize = 64 << 10;
 const RESERVED: u64 = 64 << 20;
 /// Bytes that decide which part begins.
 const AHEAD: usize = 1 << 10;
-/// Size of a cpio header, without name and padding.
-const CPIO_HEADER: usize = 110;
 
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
 const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -194,9 +191,9 @@ impl<R: Read> PartReader<R> {
         let ahead = input.peek(AHEAD)?;
         let part = if is_first { recognize_first(ahead) } else { recognize(ahead) };
         match part {
-            Part::End if self.forms == Forms::default() => Err(FileRefusal::NoPart.into()),
+            Part::End if self.forms.is_empty() => Err(FileRefusal::NoPart.into()),
             Part::End => Ok(None),
-            Part::Raw { length: u64::MAX } if self.forms == Forms::default() => {
+            Part::Raw { length: u64::MAX } if self.forms.is_empty() => {
                 Err(FileRefusal::NoPart.into())
             }
             Part::Raw { length } => self.read_raw(input, length, plain),
@@ -232,10 +229,8 @@ impl<R: Read> PartReader<R> {
         let bytes = input.peek(most)?;
         let length = bytes.len().min(most);
         if length == 0 {
-            return match self.forms {
-                Forms { xz: false, zstd: false } => Err(FileRefusal::NoPart.into()),
-                _ => Ok(None),
-            };
+            let refusal = self.forms.is_empty().then_some(FileRefusal::NoPart);
+            return refusal.map_or(Ok(None), |refusal| Err(refusal.into()));
         }
 
         plain.push(&bytes[..length]);
@@ -269,7 +264,8 @@ fn recognize(ahead: &[u8]) -> Part {
     }
 
     let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
-    match cpio_entry_length(ahead).or_else(|| skippable_length(ahead)) {
+    let entry = CpioHeader::parse(ahead).map(|header| header.entry_length());
+    match entry.or_else(|| skippable_length(ahead)) {
         Some(length) => Part::Raw { length },
         None if zeros > 0 => Part::Raw { length: zeros as u64 },
         None => Part::Raw { length: u64::MAX },
@@ -290,20 +286,6 @@ fn kernel_payload_offset(image: &[u8]) -> Option<u64> {
     };
     let offset = (sectors + 1) * SECTOR + u64::from(number(0x248)?);
     (number(0x24c)? > 0).then_some(offset)
-}
-
-/// Length of the cpio entry (newc) that begins here: header, name, content and padding.
-fn cpio_entry_length(bytes: &[u8]) -> Option<u64> {
-    let header = bytes.get(..CPIO_HEADER)?;
-    if !header.starts_with(b"070701") && !header.starts_with(b"070702") {
-        return None;
-    }
-    let number = |at: usize| {
-        let digits = std::str::from_utf8(header.get(6 + at * 8..14 + at * 8)?).ok()?;
-        u64::from_str_radix(digits, 16).ok()
-    };
-    let name_end = (CPIO_HEADER as u64 + number(11)?).next_multiple_of(4);
-    Some((name_end + number(6)?).next_multiple_of(4))
 }
 
 /// Length of a skippable frame of zstd.

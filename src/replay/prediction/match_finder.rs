@@ -62,7 +62,7 @@ impl MatchFinder {
         self.reach = size.min(self.max_reach);
     }
 
-    /// For growing lengths, the nearest place where so many bytes agree with those at `at`.
+    /// The nearest earlier places for growing lengths of content that agrees with that at `at`.
     pub fn search(
         &mut self,
         text: TextView<'_>,

@@ -10,7 +10,7 @@ pub(super) const SHAPES: usize = 33;
 pub(super) const ROWS: usize = 32;
 /// Places of the list of a match finder that have a number.
 pub(super) const NUMBERED: usize = 7;
-/// Bits of a short number, and of what a long one has above it.
+/// Bits of a short number, and of the excess of a long one.
 const SHORT_BITS: u32 = 9;
 const LONG_BITS: u32 = 17;
 

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn lengths_are_those_of_the_format() {
         let lengths: Vec<usize> =
-            (0..16).map(|id| CheckKind::from_id(id).unwrap().length()).collect();
+            (0..16).map(|id| CheckKind::from_id(id).expect("valid").length()).collect();
 
         assert_eq!(lengths, [0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64]);
         assert_eq!(CheckKind::from_id(16), None);
@@ -143,7 +143,7 @@ mod tests {
     fn pieces_have_the_check_of_the_whole() {
         let content: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
         for id in [1, 4, 10] {
-            let kind = CheckKind::from_id(id).unwrap();
+            let kind = CheckKind::from_id(id).expect("valid");
             let mut whole = ContentCheck::new(kind);
             let mut pieces = ContentCheck::new(kind);
 

@@ -137,12 +137,12 @@ mod tests {
 
     #[test]
     fn first_chunk_resets_the_dictionary() {
-        let properties = Properties::from_byte(93).unwrap();
+        let properties = Properties::from_byte(93).expect("valid");
         let start = RequiredReset::Dictionary;
 
         assert_eq!(start.after(ChunkKind::Stored(DictionaryUse::Keep)), None);
         assert_eq!(start.after(ChunkKind::Lzma(Reset::Properties(properties))), None);
-        let stored = start.after(ChunkKind::Stored(DictionaryUse::Reset)).unwrap();
+        let stored = start.after(ChunkKind::Stored(DictionaryUse::Reset)).expect("valid");
         assert_eq!(stored.after(ChunkKind::Lzma(Reset::State)), None);
         assert!(stored.after(ChunkKind::Lzma(Reset::Properties(properties))).is_some());
     }

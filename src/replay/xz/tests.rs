@@ -40,7 +40,7 @@ struct Replay {
     writing: Duration,
 }
 
-/// Writes what a reader reads.
+/// Writes the steps of a reader again.
 struct Driver {
     writer: XzWriter,
     plain: Window,
@@ -84,13 +84,13 @@ impl Driver {
         match step {
             XzStep::BlockStart(head) => {
                 self.dictionary = head.dictionary_size() as usize;
-                self.writer.begin_block(&XzBlockHead::from_bytes(head.bytes()).unwrap())?;
+                self.writer.begin_block(&XzBlockHead::from_bytes(head.bytes()).expect("valid"))?;
                 self.replay.heads.push(head);
             }
             XzStep::Chunk(head) => {
                 self.count_previous_end();
                 let at = self.plain.end() - u64::from(head.plain_size);
-                self.replay.plain.extend_from_slice(self.plain.from(at).unwrap());
+                self.replay.plain.extend_from_slice(self.plain.from(at).expect("valid"));
                 match head.kind {
                     ChunkKind::Stored(dictionary) => {
                         self.replay.ends.stored += 1;
@@ -154,10 +154,10 @@ fn xz(arguments: &[&str], content: &[u8]) -> Vec<u8> {
         .stdout(Stdio::piped())
         .spawn()
         .expect("xz is installed");
-    let mut stdin = child.stdin.take().unwrap();
+    let mut stdin = child.stdin.take().expect("valid");
     std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(content).unwrap());
-        let output = child.wait_with_output().unwrap();
+        scope.spawn(move || stdin.write_all(content).expect("valid"));
+        let output = child.wait_with_output().expect("valid");
         assert!(output.status.success(), "{arguments:?}");
         output.stdout
     })
@@ -307,19 +307,19 @@ fn flushed_chunks_end_early() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+        .expect("valid");
+    let mut stdin = child.stdin.take().expect("valid");
     let output = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || child.wait_with_output().unwrap());
+        let reader = scope.spawn(move || child.wait_with_output().expect("valid"));
         for piece in content.chunks(100_000) {
-            stdin.write_all(piece).unwrap();
+            stdin.write_all(piece).expect("valid");
             std::thread::sleep(Duration::from_millis(100));
         }
         drop(stdin);
-        reader.join().unwrap()
+        reader.join().expect("valid")
     });
 
-    let replay = Driver::replay(&output.stdout).unwrap();
+    let replay = Driver::replay(&output.stdout).expect("valid");
 
     assert!(replay.rebuilt == output.stdout && replay.plain == content);
     assert!(replay.ends.other > 0, "{:?}", replay.ends);
@@ -330,20 +330,24 @@ fn chunks_of_other_encoders_are_reproduced() {
     let content = noise(62_000);
     let mut plain = Window::default();
     plain.push(&content);
-    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(4).unwrap() });
-    writer.begin_block(&XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 20, 0, 0, 0]).unwrap()).unwrap();
-    writer.begin_chunk(Reset::Dictionary(Properties::from_byte(93).unwrap())).unwrap();
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(4).expect("valid") });
+    writer
+        .begin_block(&XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 20, 0, 0, 0]).expect("valid"))
+        .expect("valid");
+    writer
+        .begin_chunk(Reset::Dictionary(Properties::from_byte(93).expect("valid")))
+        .expect("valid");
     let mut at = 0;
     // The encoder of liblzma would end the chunk after about 60,500 bytes.
     while at < content.len() as u64 {
         let packet = Packet::literals((content.len() as u64 - at) as u32);
-        at += u64::from(writer.write_packet(packet, plain.view(), at).unwrap());
+        at += u64::from(writer.write_packet(packet, plain.view(), at).expect("valid"));
     }
-    writer.end_chunk().unwrap();
-    writer.end_block(&XzCheck::Computed).unwrap();
-    let stream = writer.finish().unwrap();
+    writer.end_chunk().expect("valid");
+    writer.end_block(&XzCheck::Computed).expect("valid");
+    let stream = writer.finish().expect("valid");
 
-    let replay = Driver::replay(&stream).unwrap();
+    let replay = Driver::replay(&stream).expect("valid");
 
     assert!(replay.rebuilt == stream && replay.plain == content);
     assert!(xz(&["-dc"], &stream) == content);
@@ -357,8 +361,8 @@ fn reader_stops_at_the_end_of_its_stream() {
     file.extend_from_slice(&second);
     file.extend_from_slice(&[0; 8]);
 
-    let replay = Driver::replay(&file).unwrap();
-    let next = Driver::replay(&file[replay.consumed..]).unwrap();
+    let replay = Driver::replay(&file).expect("valid");
+    let next = Driver::replay(&file[replay.consumed..]).expect("valid");
 
     assert_eq!((replay.consumed, next.consumed), (first, second.len()));
     assert!(replay.rebuilt == file[..first]);
@@ -372,7 +376,7 @@ fn wrong_check_is_stored() {
     let check = stream.len() - 12 - 8 - 4;
     stream[check] ^= 1;
 
-    let replay = Driver::replay(&stream).unwrap();
+    let replay = Driver::replay(&stream).expect("valid");
 
     assert!(replay.rebuilt == stream);
     assert_eq!(replay.checks, [XzCheck::Stored(stream[check..check + 4].to_vec())]);
@@ -382,20 +386,20 @@ fn wrong_check_is_stored() {
 fn large_dictionary_is_refused_with_its_size() {
     let stream = xz(&["--lzma2=dict=64MiB"], b"content");
     let limits = XzLimits { dictionary: (64 << 20) - 1 };
-    let mut reader = XzReader::open(&stream[..], limits).unwrap();
+    let mut reader = XzReader::open(&stream[..], limits).expect("valid");
 
-    let error = reader.read_step(&mut Window::default(), &mut vec![]).unwrap_err();
+    let error = reader.read_step(&mut Window::default(), &mut vec![]).expect_err("refused");
 
     let XzOpenError::Refused(refusal) = error else { panic!("{error}") };
     assert_eq!(refusal, XzRefusal::Dictionary { size: 64 << 20, limit: (64 << 20) - 1 });
-    let error = reader.read_step(&mut Window::default(), &mut vec![]).unwrap_err();
+    let error = reader.read_step(&mut Window::default(), &mut vec![]).expect_err("refused");
     assert!(matches!(error, XzOpenError::AfterError));
 }
 
 #[test]
 fn wrong_declared_size_is_a_defect() {
     let stream = xz(&["-T2", "--block-size=100KiB", "-0"], &text(150_000));
-    let head = Driver::replay(&stream).unwrap().heads[0].clone();
+    let head = Driver::replay(&stream).expect("valid").heads[0].clone();
     let mut header = head.bytes().to_vec();
     header[2] ^= 1;
     let checksum = crc32fast::hash(&header);
@@ -403,7 +407,7 @@ fn wrong_declared_size_is_a_defect() {
     damaged[12..12 + header.len()].copy_from_slice(&header);
     damaged[12 + header.len()..][..4].copy_from_slice(&checksum.to_le_bytes());
 
-    let error = Driver::replay(&damaged).unwrap_err();
+    let error = Driver::replay(&damaged).expect_err("refused");
 
     let XzOpenError::Defect(XzDefect::DeclaredSize { kind, .. }) = error else { panic!("{error}") };
     assert_eq!(kind, SizeKind::Compressed);

@@ -11,8 +11,8 @@ fn corpus_is_reproduced() {
     let mut total = Replay::default();
     let (mut files, mut failures, mut plain) = (0, 0, 0);
     while let Some(directory) = directories.pop() {
-        for entry in directory.read_dir().unwrap() {
-            let path = entry.unwrap().path();
+        for entry in directory.read_dir().expect("valid") {
+            let path = entry.expect("valid").path();
             if path.is_dir() && !path.is_symlink() {
                 directories.push(path);
                 continue;
@@ -21,7 +21,7 @@ fn corpus_is_reproduced() {
                 continue;
             }
 
-            let file = std::fs::read(&path).unwrap();
+            let file = std::fs::read(&path).expect("valid");
             files += 1;
             match Driver::replay(&file) {
                 Ok(replay) if replay.rebuilt == file => {

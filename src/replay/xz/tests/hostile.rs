@@ -22,7 +22,7 @@ fn small_streams() -> Vec<Vec<u8>> {
 fn truncated_streams_are_defects() {
     for stream in small_streams() {
         for length in 0..stream.len() {
-            let error = Driver::replay(&stream[..length]).unwrap_err();
+            let error = Driver::replay(&stream[..length]).expect_err("refused");
 
             assert!(matches!(error, XzOpenError::Defect(XzDefect::Truncated)), "{length}: {error}");
         }
@@ -49,12 +49,12 @@ fn damaged_streams_are_refused_or_reproduced() {
 #[test]
 fn bomb_yields_one_chunk_for_each_step() {
     let stream = xz(&["-6"], &vec![0; 64 << 20]);
-    let mut reader = XzReader::open(&stream[..], LIMITS).unwrap();
+    let mut reader = XzReader::open(&stream[..], LIMITS).expect("valid");
     let (mut plain, mut packets) = (Window::default(), vec![]);
 
-    reader.read_step(&mut plain, &mut packets).unwrap();
+    reader.read_step(&mut plain, &mut packets).expect("valid");
     for count in 1..4 {
-        reader.read_step(&mut plain, &mut packets).unwrap();
+        reader.read_step(&mut plain, &mut packets).expect("valid");
 
         assert!(plain.end() <= count * (2 << 20));
         assert!(packets.len() <= 2 << 20);
@@ -66,11 +66,11 @@ fn bomb_yields_one_chunk_for_each_step() {
 fn match_before_the_dictionary_is_a_defect() {
     // The second block has the same chunk, without the reset of its dictionary.
     let stream = xz(&["-6", "--check=none", "--block-size=400"], &[text(400), text(400)].concat());
-    let control = stream.iter().rposition(|&byte| byte == 0xe0).unwrap();
+    let control = stream.iter().rposition(|&byte| byte == 0xe0).expect("valid");
     let mut damaged = stream.clone();
     damaged[control] = 0xc0;
 
-    let error = Driver::replay(&damaged).unwrap_err();
+    let error = Driver::replay(&damaged).expect_err("refused");
 
     assert!(matches!(error, XzOpenError::Defect(XzDefect::MissingReset)), "{error}");
 }
@@ -79,7 +79,7 @@ fn packets() -> impl Strategy<Value = Packet> {
     let length = prop_oneof![8 => 0u32..300, 1 => Just(1), 1 => any::<u32>()];
     let distance = prop_oneof![8 => 0u32..600, 1 => any::<u32>()];
     (0u32..7, length, distance).prop_map(|(kind, length, distance)| Packet {
-        kind: PacketKind::from_number(kind).unwrap(),
+        kind: PacketKind::from_number(kind).expect("valid"),
         length,
         distance,
     })
@@ -94,11 +94,11 @@ proptest! {
     ) {
         let mut plain = Window::default();
         plain.push(&text(4000));
-        let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(4).unwrap() });
-        let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
+        let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(4).expect("valid") });
+        let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).expect("valid");
         let Some(properties) = Properties::from_byte(properties) else { return Ok(()) };
-        writer.begin_block(&head).unwrap();
-        writer.begin_chunk(Reset::Dictionary(properties)).unwrap();
+        writer.begin_block(&head).expect("valid");
+        writer.begin_chunk(Reset::Dictionary(properties)).expect("valid");
         let mut at = start;
 
         for packet in packets {
@@ -110,8 +110,8 @@ proptest! {
 
         prop_assert!(at <= 4000);
         if writer.end_chunk().is_ok() {
-            writer.end_block(&XzCheck::Computed).unwrap();
-            prop_assert!(writer.finish().unwrap().len() < 10_000);
+            writer.end_block(&XzCheck::Computed).expect("valid");
+            prop_assert!(writer.finish().expect("valid").len() < 10_000);
         }
     }
 
@@ -125,9 +125,9 @@ proptest! {
 
 /// A stream header, a block header, and the head of an LZMA chunk.
 fn xz_head() -> Vec<u8> {
-    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(0).unwrap() });
-    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
-    writer.begin_block(&head).unwrap();
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(0).expect("valid") });
+    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).expect("valid");
+    writer.begin_block(&head).expect("valid");
     let mut stream = writer.take_output();
     stream.extend_from_slice(&[0xe0, 0, 60, 0, 30, 93, 0]);
     stream
@@ -136,8 +136,8 @@ fn xz_head() -> Vec<u8> {
 #[test]
 fn calls_in_wrong_order_are_errors() {
     let plain = Window::default();
-    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
-    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(1).unwrap() });
+    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).expect("valid");
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(1).expect("valid") });
     let order = Err(XzWriteError::Order);
 
     assert_eq!(writer.begin_chunk(Reset::State), order);
@@ -145,21 +145,21 @@ fn calls_in_wrong_order_are_errors() {
     assert_eq!(writer.end_block(&XzCheck::Computed), order);
     assert_eq!(writer.write_packet(Packet::literals(1), plain.view(), 0), Err(XzWriteError::Order));
     assert!(!writer.chunk_is_full());
-    writer.begin_block(&head).unwrap();
+    writer.begin_block(&head).expect("valid");
     assert_eq!(writer.begin_block(&head), order);
     assert_eq!(writer.begin_chunk(Reset::State), Err(XzWriteError::MissingReset));
-    assert_eq!(writer.finish().unwrap_err(), XzWriteError::Order);
+    assert_eq!(writer.finish().expect_err("refused"), XzWriteError::Order);
 }
 
 #[test]
 fn endless_chunk_is_an_error() {
     let mut plain = Window::default();
     plain.push(&noise(100_000));
-    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(0).unwrap() });
-    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).unwrap();
-    let properties = Properties::from_byte(93).unwrap();
-    writer.begin_block(&head).unwrap();
-    writer.begin_chunk(Reset::Dictionary(properties)).unwrap();
+    let mut writer = XzWriter::new(StreamHead { check: CheckKind::from_id(0).expect("valid") });
+    let head = XzBlockHead::from_bytes(&[2, 0, 0x21, 1, 0, 0, 0, 0]).expect("valid");
+    let properties = Properties::from_byte(93).expect("valid");
+    writer.begin_block(&head).expect("valid");
+    writer.begin_chunk(Reset::Dictionary(properties)).expect("valid");
 
     let mut at = 0;
     let error = loop {

@@ -12,11 +12,12 @@ pub struct PeekInput<R> {
     end: usize,
     /// Number of bytes that were consumed.
     offset: u64,
+    has_ended: bool,
 }
 
 impl<R: Read> PeekInput<R> {
     pub fn new(inner: R) -> Self {
-        PeekInput { inner, buffer: vec![0; BUFFER], start: 0, end: 0, offset: 0 }
+        PeekInput { inner, buffer: vec![0; BUFFER], start: 0, end: 0, offset: 0, has_ended: false }
     }
 
     /// Number of bytes that were consumed.
@@ -26,20 +27,33 @@ impl<R: Read> PeekInput<R> {
 
     /// The next bytes: at least `length`, of at most 64 KiB, unless the input ends before.
     pub fn peek(&mut self, length: usize) -> io::Result<&[u8]> {
-        while self.end - self.start < length.min(BUFFER) {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                self.end -= self.start;
-                self.start = 0;
-            }
+        if self.end - self.start < length.min(BUFFER) {
+            self.fill()?;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// Consumes `length` bytes that were shown, and returns them.
+    pub fn take_bytes(&mut self, length: usize) -> &[u8] {
+        let from = self.start;
+        self.consume(length);
+        &self.buffer[from..self.start]
+    }
+
+    /// Fills the buffer, with as many reads as it takes, so that the same input has the same pieces.
+    fn fill(&mut self) -> io::Result<()> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+
+        while self.end < self.buffer.len() && !self.has_ended {
             match self.inner.read(&mut self.buffer[self.end..]) {
-                Ok(0) => break,
+                Ok(0) => self.has_ended = true,
                 Ok(n) => self.end += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(&self.buffer[self.start..self.end])
+        Ok(())
     }
 }
 
