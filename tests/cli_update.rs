@@ -36,6 +36,70 @@ fn five_generations_apply_every_kind_of_change() {
     }
 }
 
+/// A tree with three files in xz, and one in zstd, of a generation.
+fn with_compressed_files(tree: &Tree, generation: u32) -> Tree {
+    let mut tree = tree.clone();
+    for (name, program) in [("a.xz", "xz"), ("b.xz", "xz"), ("c.xz", "xz"), ("d.zst", "zstd")] {
+        let lines = (0..20_000u32).map(|n| format!("{name} {}\n", n.wrapping_mul(2_654_435_761)));
+        let text: String = lines.chain([format!("generation {generation}\n")]).rev().collect();
+        let mut child = std::process::Command::new(program)
+            .arg("-c")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut input = child.stdin.take().expect("a pipe");
+        let writer = std::thread::spawn(move || {
+            std::io::Write::write_all(&mut input, text.as_bytes()).expect("it reads")
+        });
+        let output = child.wait_with_output().expect("it ends");
+        writer.join().expect("written");
+        tree.insert(format!("usr/{name}").into_bytes(), Item::file(output.stdout));
+    }
+    tree
+}
+
+#[test]
+fn compressed_files_are_rebuilt_from_their_old_versions() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::new().with_rsync();
+    let tree = trees::mutate(&trees::everything(), 0);
+    site.publish(&with_compressed_files(&tree, 1));
+    site.install_node();
+    site.updated(&["--adopt"]);
+    site.publish(&with_compressed_files(&tree, 2));
+    let needs = "needs = [\"xz-replay-1\", \"zstd-replay-1\"]";
+    assert!(site.catalog_text().contains(needs), "{}", site.catalog_text());
+
+    let run = site.updated(&["--no-fallback", "--rebuild-jobs", "2"]);
+
+    run.ended(0, &["recompressing 4 files", "with 2 at a time"]);
+    site.same();
+}
+
+#[test]
+fn compressed_file_whose_old_version_drifted_is_fetched_whole() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = Site::new().with_rsync();
+    let tree = trees::mutate(&trees::everything(), 0);
+    site.publish(&with_compressed_files(&tree, 1));
+    site.install_node();
+    site.updated(&["--adopt"]);
+    site.publish(&with_compressed_files(&tree, 2));
+    let file = site.node().join("usr/b.xz");
+    let mut bytes = std::fs::read(&file).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&file, bytes).expect("written");
+
+    let run = site.updated(&[]);
+
+    run.ended(0, &["by digest"]);
+    site.same();
+}
+
 #[test]
 fn second_run_sends_one_request_and_changes_nothing() {
     require!(ROOT_AND_RSYNC);
